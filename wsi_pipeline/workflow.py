@@ -1,0 +1,320 @@
+"""The workflow file: one section per stage, checked as a whole before anything runs.
+
+A workflow is YAML. Lengths and areas carry their unit (``32 px``, ``16 um``, ``30 um2``); a unit that does
+not fit, an unknown key or a wrong type is one line naming the key.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic_core import PydanticCustomError
+
+from wsi_pipeline.errors import WorkflowError
+
+_QUANTITY = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµμ²^0-9/]*)\s*$")
+_MICRONS = {"um": 1.0, "mm": 1000.0}
+
+
+def _split(value: object) -> tuple[float, str]:
+    match = _QUANTITY.match(str(value))
+    if match is None:
+        raise PydanticCustomError("quantity", "{value} is not a number with a unit", {"value": repr(value)})
+    unit = match[2].replace("µ", "u").replace("μ", "u").replace("²", "2").replace("^", "")
+    return float(match[1]), unit
+
+
+class Length(BaseModel):
+    """A length in px of the working resolution or in µm."""
+
+    model_config = ConfigDict(frozen=True)
+    value: float
+    unit: Literal["px", "um"]
+
+    def px(self, mpp: float) -> float:
+        """The length in px at ``mpp`` µm per px."""
+        return self.value if self.unit == "px" else self.value / mpp
+
+
+def _length(value: object) -> Length:
+    if isinstance(value, Length):
+        return value
+    number, unit = _split(value)
+    if unit == "px":
+        return Length(value=number, unit="px")
+    if unit in _MICRONS:
+        return Length(value=number * _MICRONS[unit], unit="um")
+    raise PydanticCustomError("length_unit", "{value} needs the unit px, um or mm", {"value": repr(value)})
+
+
+def _in_microns(value: object) -> float:
+    if isinstance(value, int | float) and value == 0:
+        return 0.0
+    length = _length(value)
+    if length.unit != "um":
+        raise PydanticCustomError("micron_unit", "{value} needs the unit um or mm", {"value": repr(value)})
+    return length.value
+
+
+def _in_square_microns(value: object) -> float:
+    if isinstance(value, int | float) and value == 0:
+        return 0.0
+    number, unit = _split(value)
+    factors = {"um2": 1.0, "mm2": 1e6}
+    if unit not in factors:
+        raise PydanticCustomError("area_unit", "{value} needs the unit um2 or mm2", {"value": repr(value)})
+    return number * factors[unit]
+
+
+def _in_mpp(value: object) -> float:
+    if isinstance(value, int | float):
+        return float(value)
+    number, unit = _split(value)
+    if unit not in ("", "um", "um/px"):
+        raise PydanticCustomError("mpp_unit", "{value} needs the unit um/px", {"value": repr(value)})
+    return number
+
+
+def _unit(suffix: str) -> PlainSerializer:
+    return PlainSerializer(lambda value: f"{value:g} {suffix}", return_type=str)
+
+
+PxOrMicrons = Annotated[
+    Length, BeforeValidator(_length), PlainSerializer(lambda v: f"{v.value:g} {v.unit}", return_type=str)
+]
+Microns = Annotated[float, BeforeValidator(_in_microns), Field(ge=0), _unit("um")]
+SquareMicrons = Annotated[float, BeforeValidator(_in_square_microns), Field(ge=0), _unit("um2")]
+Mpp = Annotated[float, BeforeValidator(_in_mpp), Field(ge=0.05, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class TissueSettings(Section):
+    """Where to look."""
+
+    method: Literal["classical", "mask", "none"] = "classical"
+    mask: Path | None = Field(None, description="PNG (covering the slide bounds) or QuPath GeoJSON; method: mask")
+    mpp: Mpp = Field(8.0, description="resolution of the overview the tissue is found on, µm/px")
+    min_area: SquareMicrons = Field(20_000.0, description="smaller tissue pieces are dropped")
+    max_hole: SquareMicrons = Field(50_000.0, description="smaller holes are filled")
+    close: Microns = Field(24.0, description="gaps up to this width are closed")
+    artefacts: bool = Field(True, description="find pen and out-of-focus areas and leave them out")
+
+
+class TilingSettings(Section):
+    """Paired patches."""
+
+    overlap: PxOrMicrons = Field(Length(value=32, unit="um"), description="shared by neighbouring tiles")
+    context_factor: float = Field(2.0, gt=1, le=16, description="how much farther the low patch sees")
+    min_tissue: Share = Field(0.02, description="tiles with a smaller share of tissue are skipped")
+    batch: int = Field(16, ge=1, le=1024, description="tiles of one task")
+
+
+class NucleusDetectorPrompts(Section):
+    """Nuclei found on the haematoxylin channel of every tile."""
+
+    source: Literal["nucleus-detector"]
+    class_name: str | None = Field("Nucleus", alias="class")
+    min_diameter: Microns = Field(4.0)
+    max_diameter: Microns = Field(20.0)
+    threshold: float = Field(1.0, gt=0, description="above 1 finds only darker nuclei, below 1 paler ones too")
+
+
+class GridPrompts(Section):
+    """A regular grid of points on tissue."""
+
+    source: Literal["grid"]
+    class_name: str | None = Field(None, alias="class")
+    spacing: Microns = Field(16.0)
+
+
+class TissueBoxPrompts(Section):
+    """One box around every piece of tissue."""
+
+    source: Literal["tissue-boxes"]
+    class_name: str | None = Field("Tissue", alias="class")
+    margin: Microns = Field(50.0)
+
+
+class QuPathPrompts(Section):
+    """Annotations of a QuPath GeoJSON file: points, boxes, outlines and regions of interest."""
+
+    source: Literal["qupath"]
+    file: Path | None = Field(None, description="one file for every slide; else --prompts on the command line")
+    class_name: str | None = Field(None, alias="class", description="for prompts without a class of their own")
+    roi_classes: list[str] = Field(["Region*"], description="annotations of these classes limit the run")
+    negative_classes: list[str] = Field(["Ignore*", "Negative"], description="points of these classes mean 'not here'")
+    use_outline: bool = Field(True, description="an outline is a mask prompt too, where the model takes masks")
+
+
+PromptSettings = Annotated[
+    NucleusDetectorPrompts | GridPrompts | TissueBoxPrompts | QuPathPrompts, Field(discriminator="source")
+]
+
+
+class SegmentSettings(Section):
+    """Which model draws the masks."""
+
+    model: str = "wsi-sam"
+    backbone: str | None = Field(None, description="name of a backbone; None takes the model's default")
+    weights: str | None = Field(None, description="name in the weight store or path of a checkpoint")
+    weights_low: str | None = Field(None, description="second decoder of wsi-sam, when it is a file of its own")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:0")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    min_iou: Share = Field(0.5, description="objects with a lower predicted IoU are dropped")
+    min_stability: Share = Field(0.0, description="objects whose outline depends more on the threshold are dropped")
+    nms_iou: Share = Field(0.5, description="of two objects overlapping more than this the better one stays")
+    window_margin: float | None = Field(
+        0.5, ge=0, description="decode only the box grown by this share of its size; null decodes the whole patch"
+    )
+    object_share: float = Field(
+        0.5, gt=0, le=1, description="prompted runs: share of the patch side the object should fill"
+    )
+    max_growth: int = Field(4, ge=0, le=10, description="prompted runs: how often a patch may double")
+
+
+class StitchSettings(Section):
+    """How tiles become one image."""
+
+    merge_iou: Share = Field(0.3, description="objects of neighbouring tiles overlapping more are one object")
+    chunk: int = Field(512, ge=64, le=4096, multiple_of=64, description="chunk side of the pyramid, px")
+    shard: int = Field(2048, ge=64, le=32768, description="shard side of the pyramid, px; a multiple of chunk")
+
+
+class VectorizeSettings(Section):
+    """How masks become polygons."""
+
+    simplify: Microns = Field(0.0, description="largest deviation of a simplified outline")
+    min_area: SquareMicrons = Field(0.0, description="smaller objects are dropped")
+    fill_holes: SquareMicrons = Field(0.0, description="smaller holes are filled")
+
+
+class ExportSettings(Section):
+    """What is written beside the pyramid."""
+
+    object_type: Literal["detection", "annotation"] = "detection"
+    measurements: bool = True
+    tissue_annotations: bool = Field(True, description="tissue as Region*, artefacts as Artefact*")
+    qupath_origin: Literal["auto", "bounds", "full"] = "auto"
+    lock: bool = Field(False, description="lock annotations against editing")
+    gzip: bool = False
+    max_objects_per_file: int | None = Field(None, ge=1)
+    geometry: Literal["polygon", "centroid"] = "polygon"
+    csv: bool = False
+    ome_tiff: bool = False
+    overview: bool = True
+
+
+class Workflow(Section):
+    """One section per stage, left to right."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str = ""
+    mpp: Mpp = Field(description="working resolution, µm per px")
+    tissue: TissueSettings = TissueSettings()
+    tiling: TilingSettings = TilingSettings()
+    prompts: PromptSettings | None = None
+    segment: SegmentSettings | None = None
+    stitch: StitchSettings = StitchSettings()
+    vectorize: VectorizeSettings = VectorizeSettings()
+    export: ExportSettings = ExportSettings()
+
+    @property
+    def prompted(self) -> bool:
+        """Whether patches are centred on prompts (else a grid covers the tissue)."""
+        return isinstance(self.prompts, QuPathPrompts | TissueBoxPrompts)
+
+
+def load_workflow(source: str | Path, overrides: dict[str, Any] | None = None) -> Workflow:
+    """Read a workflow by path or by the name of one that ships with the package.
+
+    Args:
+        source: path of a YAML file, or a name such as ``nuclei``.
+        overrides: dotted keys and their values, e.g. ``{"segment.model": "sam"}``.
+
+    Raises:
+        WorkflowError: unknown name, unreadable or invalid YAML, unknown key, wrong type or unit.
+    """
+    path = find_workflow(source)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkflowError(f"cannot be read ({error})", where=path, fix="Give a readable YAML file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise WorkflowError(f"invalid YAML{line}: {problem}", where=path, fix="Correct that line") from None
+    if not isinstance(data, dict):
+        raise WorkflowError("holds no workflow", where=path, fix="See `wsi-pipeline workflows show nuclei`")
+    for key, value in (overrides or {}).items():
+        _set(data, key, value, path)
+    return parse_workflow(data, where=path)
+
+
+def parse_workflow(data: dict[str, Any], *, where: object = None) -> Workflow:
+    """Check workflow data; see ``load_workflow``."""
+    try:
+        workflow = Workflow.model_validate(data)
+    except ValidationError as error:
+        raise WorkflowError(_describe(error), where=where, fix=_ADVICE) from None
+    if workflow.segment is not None and workflow.prompts is None:
+        raise WorkflowError("has a segment section but no prompts", where=where, fix="Add `prompts: {source: ...}`")
+    if workflow.prompts is not None and workflow.segment is None:
+        raise WorkflowError("has prompts but no segment section", where=where, fix="Add `segment: {model: wsi-sam}`")
+    if workflow.stitch.shard % workflow.stitch.chunk:
+        raise WorkflowError("stitch.shard must be a multiple of stitch.chunk", where=where, fix=_ADVICE)
+    return workflow
+
+
+def workflow_folder() -> Path:
+    """Where the workflows that ship with the package lie."""
+    packaged = resources.files("wsi_pipeline") / "_workflows"
+    if packaged.is_dir():
+        return Path(str(packaged))
+    return Path(__file__).parent.parent / "workflows"
+
+
+def find_workflow(source: str | Path) -> Path:
+    """The file behind a workflow name or path."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise WorkflowError("no such workflow file", where=path, fix="Check the path")
+    shipped = workflow_folder() / f"{source}.yaml"
+    if shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(p.stem for p in workflow_folder().glob("*.yaml")))
+    raise WorkflowError("no such workflow", where=source, fix=f"Give a .yaml file or one of: {names}")
+
+
+_ADVICE = "See `wsi-pipeline workflows schema` for every key"
+
+
+def _set(data: dict[str, Any], dotted: str, value: Any, where: object) -> None:
+    *parents, last = dotted.split(".")
+    for key in parents:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise WorkflowError(f"{dotted}: {key} is not a section", where=where, fix=_ADVICE)
+    data[last] = value
+
+
+def _describe(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            problems.append(f"unknown key {key}")
+        else:
+            problems.append(f"{key}: {item['msg']}")
+    return "; ".join(problems)
