@@ -1,0 +1,1 @@
+"""Ask a model about every tile or every prompt and keep the answers as compact object records."""
