@@ -7,12 +7,13 @@ finer than the 8-bit probability made from them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+
+from wsi_pipeline.files import beside
 
 LOGIT_STEPS = 16.0
 """Steps per logit of the quantised tile logits; the range is about -8 … 8."""
@@ -64,12 +65,8 @@ class ObjectBatch:
 
     def save(self, path: Path) -> None:
         """Write the batch beside ``path`` and rename it, so that a file that exists is whole."""
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
+        with beside(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> ObjectBatch:

@@ -1,0 +1,1 @@
+"""Slides of every format behind one class; see ``slide.open_slide``."""

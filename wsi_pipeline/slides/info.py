@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from wsi_pipeline.geometry import Region, Resolution
 
@@ -41,3 +42,14 @@ class SlideInfo:
     fingerprint: str
     associated: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SlideInfo:
+        """The facts that ``dataclasses.asdict`` and JSON made plain."""
+        plain = {f.name: data[f.name] for f in fields(cls)}
+        plain["resolution"] = Resolution(**plain["resolution"])
+        plain["bounds"] = Region(**plain["bounds"])
+        plain["level_sizes"] = tuple((width, height) for width, height in plain["level_sizes"])
+        for name in ("associated", "warnings"):
+            plain[name] = tuple(plain[name])
+        return cls(**plain)

@@ -1,0 +1,94 @@
+"""``wsi-pipeline run``: slides in, masks and annotations out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsi_pipeline.errors import WorkflowError
+
+
+def run(
+    slides: Annotated[list[Path], typer.Argument(help="Slide files, folders or quoted globs.")],
+    workflow: Annotated[
+        str, typer.Option("--workflow", "-w", help="Name of a workflow (see `workflows list`) or a YAML file.")
+    ] = "nuclei",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder; made when missing.")] = Path("out"),
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="QuPath GeoJSON for one slide, or a folder holding <slide name>.geojson."),
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option("--mpp", help="µm per level-0 pixel, where the slide does not say or is wrong.")
+    ] = None,
+    roi: Annotated[
+        str | None, typer.Option("--roi", help="Only this rectangle: x,y,width,height in level-0 pixels.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one key of the workflow, e.g. --set segment.model=sam. Repeatable."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Local worker processes.")] = None,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Threads of the numerical libraries in each worker.")
+    ] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Address of a running Dask scheduler, e.g. tcp://10.0.0.1:8786.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results of another workflow in the output folder.")
+    ] = False,
+    keep_scratch: Annotated[
+        bool, typer.Option("--keep-scratch", help="Keep the intermediate files of finished slides.")
+    ] = False,
+) -> None:
+    """Segment slides. What is finished already is not computed again; Ctrl-C stops cleanly.
+
+    Example: `wsi-pipeline run archive/*.svs --workflow nuclei --output out`
+
+    Exit code: 0 all done, 3 some slides failed (the others are complete), 2 bad input, 130 interrupted.
+    """
+    from wsi_pipeline.run.archive import RunOptions, run_archive
+    from wsi_pipeline.workflow import load_workflow
+
+    options = RunOptions(
+        output=output,
+        prompts=prompts,
+        mpp=mpp,
+        roi=parse_roi(roi),
+        workers=workers,
+        threads=threads,
+        scheduler=scheduler,
+        overwrite=overwrite,
+        keep_scratch=keep_scratch,
+    )
+    raise typer.Exit(run_archive(slides, load_workflow(workflow, parse_settings(settings)), options))
+
+
+def parse_settings(settings: list[str] | None) -> dict[str, Any]:
+    """``["segment.model=sam"]`` → ``{"segment.model": "sam"}``; values are read as YAML."""
+    import yaml
+
+    overrides = {}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise WorkflowError("is not KEY=VALUE", where=f"--set {setting}", fix="Write --set segment.model=sam")
+        overrides[key.strip()] = yaml.safe_load(value)
+    return overrides
+
+
+def parse_roi(text: str | None) -> tuple[float, float, float, float] | None:
+    """``"x,y,width,height"`` in level-0 px."""
+    if text is None:
+        return None
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        width = height = -1.0
+        x = y = 0.0
+    if width <= 0 or height <= 0:
+        raise WorkflowError("is not x,y,width,height", where=f"--roi {text}", fix="Write e.g. --roi 1000,2000,512,512")
+    return x, y, width, height

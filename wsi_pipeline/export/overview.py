@@ -1,0 +1,149 @@
+"""The picture of a slide's result: the whole slide, and beside it the richest spot at working resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from PIL import Image, ImageDraw
+
+from wsi_pipeline.files import beside
+from wsi_pipeline.geometry import Affine2D, PixelGrid, Region
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from wsi_pipeline.slides.slide import Slide
+
+WHOLE_SIDE = 1200
+"""Longest side of the whole-slide panel, px."""
+DETAIL_SIDE = 600
+"""Side of the detail panel before it is enlarged to the height of the other, px of the working resolution."""
+_OVERSAMPLING = 2
+"""Pillow draws lines without anti-aliasing, so panels are drawn larger and reduced."""
+_CELLS = 64
+"""The densest spot is looked for on a histogram of at most this many cells a side."""
+_UNCLASSIFIED = (0, 0, 200)
+
+Rgb = tuple[int, int, int]
+Tables = Callable[[], "Iterable[pa.RecordBatch | pa.Table]"]
+
+
+def write_overview(
+    path: Path, slide: Slide, tables: Tables, colors: Mapping[str, Rgb], grid: PixelGrid, area: Region | None = None
+) -> None:
+    """Draw the outlines of every object on the slide.
+
+    Args:
+        path: PNG file to write.
+        slide: the slide.
+        tables: gives the object table (``OBJECT_SCHEMA``) anew at each call, so that no object is kept.
+        colors: class name → colour.
+        grid: the working grid; the detail is shown at its resolution.
+        area: level-0 px; the part to show as the whole, by default the slide's bounds.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    area = area or slide.info.bounds
+    scale = max(area.width, area.height) / WHOLE_SIDE
+    whole = _Panel.of(slide, area, (scale, scale), line=1)
+    density = _Density(area)
+    for table in tables():
+        whole.draw(table, colors)
+        density.add(table)
+    panels = [whole.finish()]
+    spot = density.richest((DETAIL_SIDE * grid.to_level0.sx, DETAIL_SIDE * grid.to_level0.sy))
+    if spot is not None:
+        detail = _Panel.of(slide, spot, (grid.to_level0.sx, grid.to_level0.sy), line=1)
+        for table in tables():
+            detail.draw(table, colors)
+        whole.frame(spot)
+        side = panels[0].height
+        panels = [whole.finish(), detail.finish().resize((side, side), Image.Resampling.LANCZOS)]
+    with beside(path) as partial:
+        _side_by_side(panels).save(partial, format="PNG")
+
+
+@dataclass
+class _Panel:
+    """An enlarged image and the affine from level-0 px to it."""
+
+    image: Image.Image
+    from_level0: Affine2D
+    line: int
+
+    @classmethod
+    def of(cls, slide: Slide, area: Region, scale: tuple[float, float], *, line: int) -> _Panel:
+        size = max(1, round(area.width / scale[0])), max(1, round(area.height / scale[1]))
+        to_level0 = Affine2D(area.width / size[0], area.height / size[1], area.x, area.y)
+        image = Image.fromarray(slide.read_grid(to_level0, size))
+        enlarged = image.resize((size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING), Image.Resampling.BICUBIC)
+        magnify = Affine2D(_OVERSAMPLING, _OVERSAMPLING)
+        return cls(enlarged, magnify.after(to_level0.inverse()), line * _OVERSAMPLING + 1)
+
+    def draw(self, table: pa.RecordBatch | pa.Table, colors: Mapping[str, Rgb]) -> None:
+        """Outline the objects of a table; what is smaller than a pixel becomes a dot."""
+        geometries = shapely.from_wkb(np.asarray(table.column("geometry").to_pylist(), object))
+        shapes = shapely.transform(geometries, self.from_level0.apply)
+        names = table.column("class").to_pylist()
+        seen = shapely.intersects(shapes, shapely.box(0, 0, *self.image.size))
+        canvas = ImageDraw.Draw(self.image)
+        for shape, name in zip(shapes[seen], np.asarray(names, object)[seen], strict=True):
+            color = colors.get(name, _UNCLASSIFIED)
+            for ring in shapely.get_rings(shape) if shapely.get_dimensions(shape) == 2 else ():
+                canvas.line([tuple(p) for p in shapely.get_coordinates(ring)], fill=color, width=self.line)
+            if shapely.get_dimensions(shape) < 2 or shape.area < 1:
+                x, y = shape.centroid.coords[0]
+                canvas.ellipse((x - 1, y - 1, x + 1, y + 1), fill=color)
+
+    def frame(self, area: Region) -> None:
+        corners = self.from_level0.apply(np.array(area.bounds).reshape(2, 2))
+        ImageDraw.Draw(self.image).rectangle(corners.ravel().tolist(), outline=(0, 0, 0), width=2 * _OVERSAMPLING)
+
+    def finish(self) -> Image.Image:
+        width, height = self.image.size
+        return self.image.resize((width // _OVERSAMPLING, height // _OVERSAMPLING), Image.Resampling.LANCZOS)
+
+
+@dataclass
+class _Density:
+    """How many objects lie where."""
+
+    area: Region
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((_CELLS, _CELLS), np.int64))
+
+    def add(self, table: Any) -> None:
+        center = shapely.centroid(shapely.from_wkb(np.asarray(table.column("geometry").to_pylist(), object)))
+        center = center[~shapely.is_empty(center)]
+        x = (shapely.get_x(center) - self.area.x) / self.area.width * _CELLS
+        y = (shapely.get_y(center) - self.area.y) / self.area.height * _CELLS
+        inside = (x >= 0) & (x < _CELLS) & (y >= 0) & (y < _CELLS)
+        np.add.at(self.counts, (y[inside].astype(int), x[inside].astype(int)), 1)
+
+    def richest(self, size: tuple[float, float]) -> Region | None:
+        """The window of ``size`` level-0 px in the area that holds most objects; None where a detail adds nothing."""
+        width, height = size
+        if not self.counts.any() or width >= self.area.width or height >= self.area.height:
+            return None
+        across = max(1, round(width / self.area.width * _CELLS))
+        down = max(1, round(height / self.area.height * _CELLS))
+        windows = np.lib.stride_tricks.sliding_window_view(self.counts, (down, across)).sum(axis=(2, 3))
+        row, col = np.unravel_index(int(windows.argmax()), windows.shape)
+        x = min(col / _CELLS * self.area.width, self.area.width - width)
+        y = min(row / _CELLS * self.area.height, self.area.height - height)
+        return Region(self.area.x + x, self.area.y + y, width, height)
+
+
+def _side_by_side(panels: list[Image.Image], gap: int = 12) -> Image.Image:
+    width = sum(p.width for p in panels) + gap * (len(panels) - 1)
+    sheet = Image.new("RGB", (width, max(p.height for p in panels)), "white")
+    x = 0
+    for panel in panels:
+        sheet.paste(panel, (x, 0))
+        x += panel.width + gap
+    return sheet

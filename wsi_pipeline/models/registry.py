@@ -1,0 +1,254 @@
+"""Models by name: those of the package and those other packages add.
+
+A plug-in is an entry point of the group ``wsi_pipeline.models`` that loads to a ``ModelSpec``. Importing this
+module loads neither torch nor any plug-in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from wsi_pipeline.errors import WorkflowError
+from wsi_pipeline.models.resolve import ALL_PROMPTS, BACKBONES, DEFAULT_BACKBONE, sam_plan, wsi_sam_plan
+from wsi_pipeline.models.weights import sha256_of
+from wsi_pipeline.workflow import GridPrompts, NucleusDetectorPrompts, PromptSettings, SegmentSettings, TissueBoxPrompts
+
+if TYPE_CHECKING:
+    from wsi_pipeline.models.roles import Segmenter
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINT_GROUP = "wsi_pipeline.models"
+
+
+class Builder(Protocol):
+    """Makes a ready model from a segment section; ``device`` is torch's name, ``dtype`` is ``fp32`` or ``bf16``."""
+
+    def __call__(self, settings: SegmentSettings, *, device: str, dtype: str) -> Segmenter: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """All there is to know about a model without building it.
+
+    Attributes:
+        name: as written in ``segment.model``.
+        roles: which Protocols of ``roles.py`` it plays.
+        description: one line.
+        build: makes it.
+        prompt_kinds: what it can be asked: ``box``, ``point``, ``mask``.
+        backbones: names of the backbones it runs on, the default first; empty when it has none to choose.
+        weight_files: role to file for a segment section; these files make up the model's identity in provenance.
+        status: one line on how far it can be trusted.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    description: str
+    build: Builder
+    prompt_kinds: frozenset[str] = ALL_PROMPTS
+    backbones: tuple[str, ...] = ()
+    weight_files: Callable[[SegmentSettings], Mapping[str, Path]] = field(default=lambda settings: {})
+    status: str = ""
+
+
+def _build_sam(settings: SegmentSettings, *, device: str, dtype: str) -> Segmenter:
+    from wsi_pipeline.models.builders import build_sam_segmenter
+
+    return build_sam_segmenter(sam_plan(settings), device=device, dtype=dtype)
+
+
+def _build_wsi_sam(settings: SegmentSettings, *, device: str, dtype: str) -> Segmenter:
+    from wsi_pipeline.models.builders import build_wsi_sam_segmenter
+
+    return build_wsi_sam_segmenter(wsi_sam_plan(settings), device=device, dtype=dtype)
+
+
+_BUILT_IN = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            name="sam",
+            roles=("Segmenter", "Refiner"),
+            description="SAM's mask decoder on one patch",
+            build=_build_sam,
+            backbones=tuple(BACKBONES),
+            weight_files=lambda settings: sam_plan(settings).files,
+            status="published weights",
+        ),
+        ModelSpec(
+            name="wsi-sam",
+            roles=("Segmenter", "Refiner"),
+            description="dual mask decoder on paired patches, HQ features and token aggregation",
+            build=_build_wsi_sam,
+            backbones=tuple(BACKBONES),
+            weight_files=lambda settings: wsi_sam_plan(settings).files,
+            status="untrained unless decoder files are given: equals the backbone alone until trained heads ship",
+        ),
+    )
+}
+
+
+def available_models() -> list[ModelSpec]:
+    """Every model that can be built: the package's own, then plug-ins by name.
+
+    A plug-in that does not load is left out with a warning.
+    """
+    specs = list(_BUILT_IN.values())
+    for name, point in _plug_ins().items():
+        try:
+            specs.append(_load(point))
+        except WorkflowError as error:
+            logger.warning("plug-in model %s is left out: %s", name, error)
+    return specs
+
+
+def find_model(name: str) -> ModelSpec:
+    """The model of that name.
+
+    Raises:
+        WorkflowError: no such model, or its plug-in does not load.
+    """
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    points = _plug_ins()
+    if name in points:
+        return _load(points[name])
+    names = ", ".join([*_BUILT_IN, *points])
+    raise WorkflowError(f"no such model: {name}", where="segment.model", fix=f"Use one of {names}")
+
+
+def build_segmenter(settings: SegmentSettings, *, dtype: str | None = None, device: str | None = None) -> Segmenter:
+    """Build the model of a segment section, weights loaded, ready to answer.
+
+    Args:
+        settings: the section.
+        dtype: ``fp32`` or ``bf16``; None takes ``settings.precision``, and where that is ``auto`` measures (see
+            ``precision.choose_precision``, whose answer a coordinator passes on to its workers).
+        device: torch's name of the device; None takes ``settings.device``.
+
+    Raises:
+        WorkflowError: unknown model, backbone or device.
+        WeightsError: weights missing, damaged or of another model.
+    """
+    from wsi_pipeline.models.precision import choose_precision, pick_device
+
+    spec = find_model(settings.model)
+    chosen = pick_device(device or settings.device)
+    if dtype is None:
+        dtype = choose_precision(settings, device=chosen).dtype
+    return spec.build(settings, device=chosen, dtype=dtype)
+
+
+def weights_of(settings: SegmentSettings) -> list[dict[str, str]]:
+    """The weight files a segment section uses, for provenance and fingerprints.
+
+    Returns:
+        One ``{"role", "file", "sha256"}`` per file, in a fixed order; ``file`` is the bare name.
+
+    Raises:
+        WorkflowError, WeightsError: as ``build_segmenter``.
+    """
+    files = find_model(settings.model).weight_files(settings)
+    return [{"role": role, "file": path.name, "sha256": sha256_of(path)} for role, path in sorted(files.items())]
+
+
+def prompt_kinds(settings: SegmentSettings) -> frozenset[str]:
+    """What the model of a segment section can be asked.
+
+    Raises:
+        WorkflowError: unknown model or backbone.
+        WeightsError: the backbone has to be read from a weight file, and that fails.
+    """
+    spec = find_model(settings.model)
+    backbone = _backbone(spec, settings)
+    return spec.prompt_kinds if backbone is None else spec.prompt_kinds & BACKBONES[backbone].prompt_kinds
+
+
+def check_prompts(settings: SegmentSettings, prompts: PromptSettings) -> None:
+    """Refuse a prompt source whose prompts the model cannot answer, before anything runs.
+
+    What a QuPath file holds is known only once it is read: see ``check_prompt_kinds``.
+
+    Raises:
+        WorkflowError: naming the model, the source and what to change.
+    """
+    if isinstance(prompts, GridPrompts):
+        check_prompt_kinds(settings, {"point"}, where="prompts.source")
+    elif isinstance(prompts, TissueBoxPrompts):
+        check_prompt_kinds(settings, {"box"}, where="prompts.source")
+    elif isinstance(prompts, NucleusDetectorPrompts):
+        # every detection comes as a box and as a point: one of them is enough
+        if not prompt_kinds(settings) & {"box", "point"}:
+            check_prompt_kinds(settings, {"box"}, where="prompts.source")
+    else:
+        prompt_kinds(settings)  # an unknown model or backbone shows now, not after the file is read
+
+
+def check_prompt_kinds(settings: SegmentSettings, kinds: Iterable[str], *, where: object = None) -> None:
+    """Refuse prompts of kinds the model cannot answer.
+
+    Args:
+        settings: the segment section.
+        kinds: ``box``, ``point`` and ``mask`` as they occur; a mask prompt has a box too and passes with it.
+        where: the file or key the prompts come from.
+
+    Raises:
+        WorkflowError: naming the model and what to change.
+    """
+    taken = prompt_kinds(settings)
+    refused = sorted(kind for kind in set(kinds) if kind not in taken and not (kind == "mask" and "box" in taken))
+    if not refused:
+        return
+    spec = find_model(settings.model)
+    backbone = _backbone(spec, settings)
+    model = f"{spec.name} on {backbone}" if backbone else spec.name
+    fitting = [name for name in spec.backbones if set(refused) <= BACKBONES[name].prompt_kinds & spec.prompt_kinds]
+    fix = f"Set segment.backbone to {' or '.join(fitting)}" if fitting else "Use another model"
+    raise WorkflowError(
+        f"{model} takes {_plural(taken)} only, not {_plural(refused)}",
+        where=where,
+        fix=f"{fix}, or give {_plural(taken)}",
+    )
+
+
+def _backbone(spec: ModelSpec, settings: SegmentSettings) -> str | None:
+    """The backbone a section runs on; read from the weight files where they decide."""
+    if not spec.backbones:
+        return None
+    if settings.backbone is not None:
+        if settings.backbone not in BACKBONES:
+            raise WorkflowError(
+                f"no such backbone: {settings.backbone}",
+                where="segment.backbone",
+                fix=f"Use one of {', '.join(spec.backbones)}",
+            )
+        return settings.backbone
+    if settings.weights is None:
+        return DEFAULT_BACKBONE
+    return (wsi_sam_plan if spec.name == "wsi-sam" else sam_plan)(settings).backbone.name
+
+
+def _plug_ins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in sorted(entry_points(group=ENTRY_POINT_GROUP)) if point.name not in _BUILT_IN}
+
+
+def _load(point: EntryPoint) -> ModelSpec:
+    fix = f"Repair or uninstall the package that brings {point.value}"
+    try:
+        spec: Any = point.load()
+    except Exception as error:
+        raise WorkflowError(f"the plug-in does not load ({error!r})", where=point.name, fix=fix) from error
+    if not isinstance(spec, ModelSpec) or spec.name != point.name:
+        raise WorkflowError("the plug-in is no ModelSpec of its own name", where=point.name, fix=fix)
+    return spec
+
+
+def _plural(kinds: Iterable[str]) -> str:
+    words = {"box": "boxes", "point": "points", "mask": "masks"}
+    return " and ".join(words.get(kind, kind) for kind in sorted(kinds))

@@ -1,0 +1,224 @@
+"""SAM, MobileSAM and LiteMedSAM: one image encoder each, the same prompt encoder and mask decoder.
+
+Sources: Kirillov et al. 2023 (segment-anything), Zhang et al. 2023 (MobileSAM), Ma et al. 2024 (LiteMedSAM). State
+dict keys are those of the published files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from segment_anything.modeling.prompt_encoder import PromptEncoder
+from torch import Tensor, nn
+
+from wsi_pipeline.errors import PromptError, WeightsError
+from wsi_pipeline.models.backbones.tiny_vit import TinyViT, lite_medsam_encoder, mobile_sam_encoder
+from wsi_pipeline.models.backbones.vit import VIT_SIZES, ViTEncoder
+from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.models.mask_decoder import CHANNELS, CellWindows, MaskDecoder
+from wsi_pipeline.models.preprocess import SAM_PIXELS, UNIT_PIXELS, PixelScale, pad_to_square, restore
+from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
+from wsi_pipeline.models.roles import PairImages
+from wsi_pipeline.models.segmenter import BatchedSegmenter, placed, reuse
+from wsi_pipeline.models.two_way import ImageSide
+
+Encoder = ViTEncoder | TinyViT
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What distinguishes one member of the family.
+
+    Attributes:
+        name: as in ``build_sam``.
+        image_size: side of the input in px.
+        pixels: how the input is scaled.
+        prompt_kinds: prompts it was trained for.
+        guesses: whether the three guesses for ambiguous prompts were trained.
+        encoder: builds the image encoder.
+    """
+
+    name: str
+    image_size: int
+    pixels: PixelScale
+    prompt_kinds: frozenset[str]
+    guesses: bool
+    encoder: Callable[[], Encoder]
+
+
+def _sam(name: str, encoder: Callable[[], Encoder]) -> Variant:
+    return Variant(name, 1024, SAM_PIXELS, frozenset({"box", "point", "mask"}), True, encoder)
+
+
+VARIANTS = {
+    "vit_b": _sam("vit_b", lambda: ViTEncoder(VIT_SIZES["vit_b"])),
+    "vit_l": _sam("vit_l", lambda: ViTEncoder(VIT_SIZES["vit_l"])),
+    "vit_h": _sam("vit_h", lambda: ViTEncoder(VIT_SIZES["vit_h"])),
+    "vit_t": _sam("vit_t", mobile_sam_encoder),
+    # trained on boxes and on the single mask only
+    "lite_medsam": Variant("lite_medsam", 256, UNIT_PIXELS, frozenset({"box"}), False, lite_medsam_encoder),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SamInput:
+    """An image and P prompts for the complete forward pass.
+
+    Attributes:
+        image: (3, h, w) float pixels 0..255, already resized to the model's longest side.
+        original_size: (height, width) in px of the masks wanted.
+        boxes: (P, 4) x0, y0, x1, y1 in px of ``image``, or None.
+        points: (P, K, 2) (x, y) in px of ``image``, or None.
+        point_labels: (P, K) 1 inside, 0 outside, with ``points``.
+        masks: (P, 1, 256, 256) coarse logits, or None.
+    """
+
+    image: Tensor
+    original_size: tuple[int, int]
+    boxes: Tensor | None = None
+    points: Tensor | None = None
+    point_labels: Tensor | None = None
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamOutput:
+    """Masks of P prompts on one image.
+
+    Attributes:
+        masks: (P, K, *original_size) bool.
+        iou: (P, K) predicted IoU.
+        logits: (P, K, 256, 256) of the padded square.
+    """
+
+    masks: Tensor
+    iou: Tensor
+    logits: Tensor
+
+
+class Sam(nn.Module):
+    """A member of the SAM family with the published module and key names.
+
+    Args:
+        variant: one of ``VARIANTS``.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.variant = variant
+        self.image_encoder = variant.encoder()
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=CHANNELS,
+            image_embedding_size=(64, 64),
+            input_image_size=(variant.image_size, variant.image_size),
+            mask_in_chans=16,
+        )
+        self.mask_decoder = MaskDecoder()
+
+    def preprocess(self, pixels: Tensor) -> Tensor:
+        """Scale pixels (..., 3, h, w) 0..255 and pad them to the model's square."""
+        return pad_to_square(self.variant.pixels.apply(pixels), self.variant.image_size)
+
+    def encode(self, pixels: Tensor) -> EncoderOutput:
+        """Encode images (B, 3, h, w) of pixels 0..255, h and w at most the model's side."""
+        return self.image_encoder(self.preprocess(pixels))
+
+    def forward(self, inputs: Sequence[SamInput], multimask_output: bool = False) -> list[SamOutput]:
+        """Segment images of any shape; all images are encoded in one batch.
+
+        Args:
+            inputs: images with their prompts.
+            multimask_output: the three guesses per prompt instead of the single mask.
+
+        Raises:
+            PromptError: three guesses from a model that was trained for one mask only.
+        """
+        if multimask_output and not self.variant.guesses:
+            raise PromptError(f"{self.variant.name} gives one mask per prompt", fix="Ask for the single mask")
+        square = torch.stack([self.preprocess(one.image) for one in inputs])
+        embeddings = self.image_encoder(square).embedding
+        position = self.prompt_encoder.get_dense_pe()
+        return [
+            self._answer(one, embedding.unsqueeze(0), position, multimask_output)
+            for one, embedding in zip(inputs, embeddings, strict=True)
+        ]
+
+    def _answer(self, one: SamInput, embedding: Tensor, position: Tensor, multimask_output: bool) -> SamOutput:
+        points = None
+        if one.points is not None:
+            points = (one.points, one.point_labels)
+        sparse, dense = self.prompt_encoder(points=points, boxes=one.boxes, masks=one.masks)
+        if one.masks is None:
+            # the same for every prompt
+            dense = dense[:1]
+        logits, iou = self.mask_decoder(embedding, position, sparse, dense, multimask_output)
+        resized = (one.image.shape[-2], one.image.shape[-1])
+        restored = restore(logits, self.variant.image_size, resized, one.original_size)
+        return SamOutput(restored > 0, iou, logits)
+
+
+def find_variant(name: str) -> Variant:
+    """The variant of that name.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    if name not in VARIANTS:
+        raise WeightsError(f"there is no variant {name!r} of SAM", fix=f"Choose one of {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def build_sam(variant: str) -> Sam:
+    """A member of the family with random weights, in evaluation mode.
+
+    Args:
+        variant: ``vit_b``, ``vit_l``, ``vit_h`` (SAM), ``vit_t`` (MobileSAM) or ``lite_medsam``.
+
+    Raises:
+        WeightsError: there is no such variant.
+    """
+    return Sam(find_variant(variant)).eval()
+
+
+class SamSegmenter(BatchedSegmenter):
+    """SAM, MobileSAM or LiteMedSAM as a segmenter and refiner of high patches; the low patch is not looked at.
+
+    A single point is ambiguous and gets the best of the three guesses by predicted IoU, if the model has them.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        decode_batch: int | None = None,
+    ) -> None:
+        super().__init__(sam, device=device, dtype=dtype, decode_batch=decode_batch)
+        self._decoder = placed(sam.mask_decoder, self.device, dtype)
+
+    def encode(self, pairs: PairImages) -> Tensor:
+        """(B, 256, 64, 64) embeddings of the high patches."""
+        return self._encode_images(pairs.high).embedding
+
+    def _answer(
+        self,
+        embedding: Tensor,
+        images: Tensor,
+        prompts: PromptTensors,
+        windows: CellWindows | None,
+        memo: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        embedded = embed_prompts(self._prompt_encoder, prompts)
+
+        def image_side() -> ImageSide:
+            return self._decoder.image_side(embedding[images], self._position, embedded.dense)
+
+        image = image_side() if prompts.masks is not None else reuse(memo, images, image_side)
+        decoded = self._decoder.decode(image, embedded.sparse, embedded.padding)
+        ambiguous = prompts.ambiguous() if self.variant.guesses else None
+        vector, iou = self._decoder.best_vector(decoded, ambiguous)
+        return self._decoder.masks(self._decoder.upscale(decoded, windows), vector).squeeze(2), iou

@@ -1,0 +1,267 @@
+"""What the segmenters of the SAM family share: batching, windows, placement on a device.
+
+On a CPU images are encoded and decoded one at a time: larger batches are slower there, and an image's masks then do
+not depend on its neighbours in the batch, to the last bit. On a GPU images and prompts are batched.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsi_pipeline.errors import PromptError
+from wsi_pipeline.models.backbones.tiny_vit import TinyViT, fuse_for_inference
+from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.models.mask_decoder import PX_PER_CELL, CellWindows
+from wsi_pipeline.models.preprocess import to_tensor
+from wsi_pipeline.models.prompt_embedding import PromptTensors
+from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
+from wsi_pipeline.models.windows import CELLS, Windows, plan_calls
+
+if TYPE_CHECKING:
+    from wsi_pipeline.models.sam import Sam
+
+MASK_SIZE = CELLS * PX_PER_CELL
+"""Side in px of low-resolution masks, as prompts and before up-scaling."""
+BACKGROUND_LOGIT = -32.0
+"""The logit of px that surely are background because they lie outside a prompt's window."""
+_ENCODE_BATCH = {"cpu": 1, "cuda": 8}
+_DECODE_BATCH = {"cpu": 4, "cuda": 64}
+_IMAGES_PER_CALL = {"cpu": 1, "cuda": 16}
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def placed(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    """The module on a device in a dtype; a copy unless it is there already."""
+    first = next(module.parameters())
+    if first.device == device and first.dtype == dtype:
+        return module
+    return copy.deepcopy(module).to(device=device, dtype=dtype)
+
+
+class BatchedSegmenter(ABC):
+    """Base of the segmenters; a subclass says what an embedding is and how prompts on it are answered.
+
+    Weights are read when the segmenter is made; the given model is not changed, and later changes of it may or may
+    not be seen.
+
+    Args:
+        sam: the model whose image and prompt encoder to use.
+        device: where to compute.
+        dtype: what to compute in; coordinates and results stay float32.
+        decode_batch: most prompts of an image decoded at once; None for what suits the device.
+    """
+
+    uses_low_patch = False
+    mask_size = MASK_SIZE
+
+    def __init__(
+        self,
+        sam: Sam,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        decode_batch: int | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.variant = sam.variant
+        self.input_size = sam.variant.image_size
+        self.prompt_kinds = sam.variant.prompt_kinds
+        kind = self.device.type if self.device.type in _ENCODE_BATCH else "cuda"
+        self._encode_batch = _ENCODE_BATCH[kind]
+        self._decode_batch = decode_batch or _DECODE_BATCH[kind]
+        self._images_per_call = _IMAGES_PER_CALL[kind]
+        encoder = sam.image_encoder
+        fused = fuse_for_inference(encoder) if isinstance(encoder, TinyViT) else encoder
+        self._image_encoder = placed(fused, self.device, dtype)
+        # coordinates need float32 whatever the rest computes in
+        self._prompt_encoder = placed(sam.prompt_encoder, self.device, torch.float32)
+        with torch.inference_mode():
+            self._position = self._prompt_encoder.get_dense_pe()[0]
+
+    @abstractmethod
+    def encode(self, pairs: PairImages) -> Any:
+        """Embed B pairs once."""
+
+    @abstractmethod
+    def _answer(
+        self, embedding: Any, images: Tensor, prompts: PromptTensors, windows: CellWindows | None, memo: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Answer P prompts on each of b images.
+
+        Args:
+            embedding: what ``encode`` returned.
+            images: (b,) int64, numbers of the images within the embedding.
+            prompts: (b, P) prompts.
+            windows: cells to draw; None for all.
+            memo: a place for what the next call on the same images can use; ``reuse`` does the bookkeeping.
+
+        Returns:
+            (b, P, 4h', 4w') float32 logits and (b, P) float32 predicted IoU.
+        """
+
+    @torch.inference_mode()
+    def _encode_images(self, images: np.ndarray) -> EncoderOutput:
+        """Embed (B, S, S, 3) uint8 RGB patches."""
+        size = self.input_size
+        if images.shape[1:] != (size, size, 3):
+            raise ValueError(f"patches of shape {images.shape[1:]} for a model that takes {(size, size, 3)}")
+        outputs = [
+            self._encode_some(images[start : start + self._encode_batch])
+            for start in range(0, len(images), self._encode_batch)
+        ]
+        return EncoderOutput(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+
+    def _encode_some(self, images: np.ndarray) -> EncoderOutput:
+        pixels = self.variant.pixels.apply(to_tensor(images, self.device))
+        return self._image_encoder(pixels.to(self.dtype))
+
+    @torch.inference_mode()
+    def decode(self, embedding: Any, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+        """Answer N prompts.
+
+        Args:
+            embedding: what ``encode`` returned.
+            prompts: the questions, in px of the high patch.
+            margin: with a box prompt, decode only a window that holds the box grown by this share of its size on
+                every side; None decodes the whole patch.
+
+        Returns:
+            Windows of one size; px that one prompt's own window does not reach are ``BACKGROUND_LOGIT``.
+
+        Raises:
+            PromptError: prompts of a kind the model was not trained for, or none at all.
+        """
+        self._check(prompts)
+        n = len(prompts)
+        if n == 0:
+            empty = np.zeros((0, self.input_size, self.input_size), np.float32)
+            return MaskBatch(empty, np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
+        if margin is None or prompts.boxes is None:
+            windows = Windows.whole(n)
+        else:
+            windows = Windows.around(prompts.boxes, margin, self.input_size)
+        canvas = _Canvas(windows, self.input_size)
+        memo: dict[str, Any] = {}
+        # a mask changes the image's tokens, so such a prompt has an image of its own
+        chunk, images = self._decode_batch if prompts.masks is None else 1, self._images_per_call
+        for call in plan_calls(prompts.image_index, windows.side, chunk, images):
+            tensors = PromptTensors.of(prompts, call.rows, self.device)
+            index = torch.from_numpy(call.images).to(self.device)
+            logits, iou = self._answer(embedding, index, tensors, self._cells(windows, call.rows), memo)
+            rows = call.rows.ravel()
+            canvas.put(rows, logits.flatten(0, 1), iou.flatten())
+        return canvas.masks()
+
+    def refine(self, embedding: Any, coarse: np.ndarray, image_index: np.ndarray) -> MaskBatch:
+        """Sharper masks from coarse logits (N, M, M) over the whole high patch, M = ``mask_size``.
+
+        The model is asked with the mask's bounding box, and with the mask itself if it knows mask prompts. A mask
+        without any px above 0 stays empty.
+        """
+        inside = coarse > 0
+        filled = inside.any(axis=(1, 2))
+        boxes = _bounding_boxes(inside) * (self.input_size / self.mask_size)
+        masks = coarse.astype(np.float32) if "mask" in self.prompt_kinds else None
+        answer = self.decode(embedding, PromptBatch(np.asarray(image_index, np.int64), boxes=boxes, masks=masks))
+        answer.logits[~filled] = BACKGROUND_LOGIT
+        answer.iou[~filled] = 0
+        return answer
+
+    def _check(self, prompts: PromptBatch) -> None:
+        given = {"box": prompts.boxes, "point": prompts.points, "mask": prompts.masks}
+        kinds = {kind for kind, values in given.items() if values is not None}
+        known = ", ".join(sorted(self.prompt_kinds))
+        if not kinds:
+            raise PromptError("a prompt needs a box, a point or a mask", where=self.variant.name)
+        if not kinds <= self.prompt_kinds:
+            unknown = ", ".join(sorted(kinds - self.prompt_kinds))
+            fix = f"Use {known} prompts, or another model"
+            raise PromptError(f"the model was not trained for {unknown} prompts", where=self.variant.name, fix=fix)
+
+    def _cells(self, windows: Windows, rows: np.ndarray) -> CellWindows | None:
+        """The cells to draw for prompts ``rows`` (b, P), whose windows are of one side."""
+        drawn = windows.drawn()
+        side = int(drawn.side[rows.flat[0]])
+        if side == CELLS:
+            return None
+        first = torch.from_numpy(drawn.start[rows]).to(self.device)
+        cells = torch.arange(side, device=self.device)
+        return CellWindows(rows=first[..., 1:] + cells, columns=first[..., :1] + cells)
+
+
+Value = TypeVar("Value")
+
+
+def reuse(memo: dict[str, Any], images: Tensor, compute: Callable[[], Value]) -> Value:
+    """``compute()``, or what it gave for the same images the last time."""
+    key = images.tolist()
+    if memo.get("images") != key:
+        memo["value"] = compute()
+        memo["images"] = key
+    return memo["value"]
+
+
+class _Canvas:
+    """Collects the masks of N prompts."""
+
+    def __init__(self, windows: Windows, size: int) -> None:
+        self._windows, self._drawn = windows, windows.drawn()
+        self._cell = size // CELLS
+        side = int(windows.side.max()) * self._cell
+        # a window narrower than the widest keeps its place within the patch
+        self._origin = np.minimum(windows.start * self._cell, size - side)
+        self._logits = np.full((len(windows.side), side, side), BACKGROUND_LOGIT, np.float32)
+        self._iou = np.zeros(len(windows.side), np.float32)
+
+    def put(self, rows: np.ndarray, logits: Tensor, iou: Tensor) -> None:
+        """Take drawn logits (n, 4h', 4w') and the IoU (n,) of prompts ``rows`` (n,) with windows of one side."""
+        masks = self._trim(self._to_patch_px(logits), rows).cpu().numpy()
+        side = masks.shape[-1]
+        for row, (x, y), mask in zip(
+            rows, self._windows.start[rows] * self._cell - self._origin[rows], masks, strict=True
+        ):
+            self._logits[row, y : y + side, x : x + side] = mask
+        self._iou[rows] = iou.cpu().numpy()
+
+    def masks(self) -> MaskBatch:
+        return MaskBatch(self._logits, self._origin, self._iou)
+
+    def _to_patch_px(self, logits: Tensor) -> Tensor:
+        """One value per patch px; the drawn window's edge is either the patch's or within the halo."""
+        factor = self._cell // PX_PER_CELL
+        if factor == 1:
+            return logits
+        return F.interpolate(logits.unsqueeze(1), scale_factor=factor, mode="bilinear", align_corners=False).squeeze(1)
+
+    def _trim(self, logits: Tensor, rows: np.ndarray) -> Tensor:
+        """Cut the halo off (n, H, W) logits."""
+        side = int(self._windows.side[rows[0]]) * self._cell
+        if side == logits.shape[-1]:
+            return logits
+        inset = (self._windows.start[rows] - self._drawn.start[rows]) * self._cell
+        first = torch.from_numpy(inset).to(logits.device)
+        px = torch.arange(side, device=logits.device)
+        n = torch.arange(len(rows), device=logits.device)
+        return logits[n[:, None, None], (first[:, 1:] + px)[:, :, None], (first[:, :1] + px)[:, None, :]]
+
+
+def _bounding_boxes(masks: np.ndarray) -> np.ndarray:
+    """(N, 4) float32 x0, y0, x1, y1 at px corners of masks (N, H, W) bool; the whole map for an empty mask."""
+    n, height, width = masks.shape
+    boxes = np.empty((n, 4), np.float32)
+    for axis, (first, last, length) in {1: (0, 2, width), 2: (1, 3, height)}.items():
+        hit = np.asarray(masks.any(axis=axis))
+        empty = ~hit.any(axis=1)
+        boxes[:, first] = np.where(empty, 0, hit.argmax(axis=1))
+        boxes[:, last] = np.where(empty, length, length - hit[:, ::-1].argmax(axis=1))
+    return boxes

@@ -1,0 +1,77 @@
+"""What a person or an earlier stage asks for: one prompt per object, in level-0 px of the uncropped slide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from shapely.geometry.base import BaseGeometry
+
+PromptKind = Literal["point", "box", "mask"]
+Rgb = tuple[int, int, int]
+
+
+def _no_points() -> np.ndarray:
+    return np.zeros((0, 2), np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One object to segment.
+
+    Attributes:
+        id: id of the source annotation (a UUID where the source had one); results carry it as ``prompt_id``.
+        kind: ``point`` (ask with ``positive``/``negative``), ``box`` (ask with the bounds of ``geometry``) or
+            ``mask`` (ask with the outline and its bounds).
+        geometry: where it lies, level-0 px, uncropped: the point(s), the rectangle or the outline.
+        positive: (K, 2) float64 points inside the object, level-0 px; may be empty.
+        negative: (K, 2) float64 points outside the object, level-0 px; may be empty.
+        class_name: class of the result, or None.
+        color: the object's own colour (not its class's), or None.
+        name: the object's own name, or None.
+        object_type: ``annotation`` or ``detection``, as the source had it.
+        locked: whether the source annotation was locked.
+        metadata: text metadata of the source object.
+        measurements: numbers measured on the source object.
+    """
+
+    id: str
+    kind: PromptKind
+    geometry: BaseGeometry
+    positive: np.ndarray = field(default_factory=_no_points)
+    negative: np.ndarray = field(default_factory=_no_points)
+    class_name: str | None = None
+    color: Rgb | None = None
+    name: str | None = None
+    object_type: str = "annotation"
+    locked: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    measurements: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """``x0, y0, x1, y1`` of the geometry, level-0 px; of no size for a single point."""
+        x0, y0, x1, y1 = self.geometry.bounds
+        return x0, y0, x1, y1
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Every prompt of one slide.
+
+    Attributes:
+        prompts: in the order of the source.
+        rois: the area the run is limited to, level-0 px; None for the whole slide.
+        warnings: one line each, for the report.
+        class_colors: colour of each class that the source gave one, for the export.
+    """
+
+    prompts: list[Prompt]
+    rois: BaseGeometry | None = None
+    warnings: list[str] = field(default_factory=list)
+    class_colors: Mapping[str, Rgb] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prompts)

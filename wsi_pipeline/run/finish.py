@@ -1,0 +1,105 @@
+"""What every mode ends with: the pyramid's coarser levels and the files people open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsi_pipeline.geometry import Region
+from wsi_pipeline.run import tasks
+from wsi_pipeline.run.job import SlideJob
+from wsi_pipeline.run.slide import Walk
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from wsi_pipeline.stitching.ngff import MaskPyramid
+
+Rgb = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: objects in the GeoJSON, rows of the table, and warnings."""
+
+    objects: int
+    rows: int
+    warnings: list[str]
+
+
+def new_pyramid(job: SlideJob, colors: Mapping[str, Rgb]) -> MaskPyramid:
+    """The slide's empty pyramid, or the one an interrupted run began."""
+    from wsi_pipeline.qupath.classes import class_color
+    from wsi_pipeline.stitching.ngff import MaskPyramid
+
+    if job.pyramid.exists():
+        pyramid = MaskPyramid.open(job.pyramid)
+        pyramid.remove_partial_files()
+        return pyramid
+    return MaskPyramid.create(
+        job.pyramid,
+        job.grid,
+        chunk=job.workflow.stitch.chunk,
+        shard=job.workflow.stitch.shard,
+        classes=[(name, class_color(name, colors)) for name in job.classes if name is not None],
+        slide=job.info,
+    )
+
+
+def write_levels(walk: Walk, job: SlideJob) -> None:
+    """The coarser levels, one after the other, as each is made from the one before."""
+    from wsi_pipeline.stitching.ngff import MaskPyramid
+
+    pyramid = MaskPyramid.open(job.pyramid)
+    for level in range(1, pyramid.n_levels):
+        shards = pyramid.shards(level)
+        todo = ((number, (job, level, row, col)) for number, (row, col) in enumerate(shards))
+        walk.stage(f"level {level}", tasks.build_level, todo, len(shards))
+
+
+def export(
+    walk: Walk,
+    job: SlideJob,
+    rows: Sequence[Path],
+    annotations: pa.Table | None,
+    colors: Mapping[str, Rgb] | None = None,
+) -> Exported:
+    """Write the files people open, on a worker."""
+    area = None if walk.context.roi is None else Region(*walk.context.roi)
+    done: Exported = walk.once("export", _export, job, list(rows), annotations, dict(colors or {}), area)
+    walk.warnings += done.warnings
+    return done
+
+
+def _export(
+    job: SlideJob, rows: list[Path], annotations: pa.Table | None, colors: dict[str, Rgb], area: Region | None
+) -> Exported:
+    from wsi_pipeline.export.overview import write_overview
+    from wsi_pipeline.export.qupath import write_geojson
+    from wsi_pipeline.export.table import read_fragments, write_csv, write_geoparquet
+    from wsi_pipeline.qupath.classes import class_color
+
+    settings, output = job.workflow.export, job.output
+    extra = [] if annotations is None else [annotations]
+    report = write_geojson(
+        output / "annotations.geojson", read_fragments(rows), job.info, settings, colors, annotations=extra
+    )
+    count = write_geoparquet(output / "objects.parquet", read_fragments(rows), job.info)
+    if annotations is not None:
+        write_geoparquet(output / "tissue.parquet", [annotations], job.info)
+    if settings.csv:
+        write_csv(output / "objects.csv", read_fragments(rows))
+    if settings.ome_tiff:
+        from wsi_pipeline.export.ome_tiff import write_ome_tiff
+        from wsi_pipeline.run.job import open_pyramid
+
+        write_ome_tiff(open_pyramid(job.pyramid), output / "masks.ome.tif")
+    if settings.overview:
+        names = {name for name in job.classes if name is not None} | {"Region*", "Artefact*"}
+        shown = {name: class_color(name, colors) for name in names}
+        write_overview(
+            output / "overview.png", job.open(), lambda: [*extra, *read_fragments(rows)], shown, job.grid, area
+        )
+    return Exported(report.objects, count, report.warnings)

@@ -1,0 +1,258 @@
+"""What a worker needs to know about one slide, and what it keeps between tasks.
+
+A job is small and travels with every task; the slide handle, the plan and the model live once per worker
+process and are found again by it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_pipeline.files import beside
+from wsi_pipeline.geometry import PixelGrid
+from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch, Segmenter
+from wsi_pipeline.segment.objects import ObjectBatch
+from wsi_pipeline.slides.info import SlideInfo
+from wsi_pipeline.stitching.ids import object_ids
+from wsi_pipeline.tiling.plan import TilePlan
+from wsi_pipeline.workflow import SegmentSettings, Workflow
+
+if TYPE_CHECKING:
+    from wsi_pipeline.slides.slide import Slide
+    from wsi_pipeline.stitching.ngff import MaskPyramid
+    from wsi_pipeline.vectorize.chunks import ChunkGrid
+
+
+@dataclass(frozen=True, slots=True)
+class SlideJob:
+    """One slide's run.
+
+    Attributes:
+        info: the slide.
+        mpp: µm per level-0 px that the user gave, or None.
+        workflow: what to do.
+        dtype: precision of the model, ``fp32`` or ``bf16``; decided once for a run.
+        fingerprint: of everything the results follow from.
+        grid: the working grid.
+        classes: class names; an object's class id is an index into them, and 0 is no class.
+        scratch: folder of intermediate files.
+        output: folder of the slide's results.
+    """
+
+    info: SlideInfo
+    mpp: float | None
+    workflow: Workflow
+    dtype: str
+    fingerprint: str
+    grid: PixelGrid
+    classes: tuple[str | None, ...]
+    scratch: Path
+    output: Path
+
+    def open(self) -> Slide:
+        """This process's handle of the slide."""
+        from wsi_pipeline.slides.slide import slide_handle
+
+        return slide_handle(self.info.path, self.mpp)
+
+    def batch_file(self, number: int) -> Path:
+        return self.scratch / "objects" / f"{number:06d}.npz"
+
+    def seam_file(self, number: int) -> Path:
+        return self.scratch / "seams" / f"{number:06d}.npz"
+
+    def outline_file(self, number: int) -> Path:
+        return self.scratch / "outlines" / f"{number:06d}.npz"
+
+    def row_file(self, number: int) -> Path:
+        return self.scratch / "rows" / f"{number:06d}.parquet"
+
+    @property
+    def plan_file(self) -> Path:
+        return self.scratch / "plan.npz"
+
+    @property
+    def objects_file(self) -> Path:
+        return self.scratch / "objects.npz"
+
+    @property
+    def pyramid(self) -> Path:
+        return self.output / "masks.ome.zarr"
+
+    @property
+    def chunk_grid(self) -> ChunkGrid:
+        """The pieces in which the instance labels are traced: the pyramid's shards."""
+        from wsi_pipeline.vectorize.chunks import ChunkGrid
+
+        return ChunkGrid(self.grid.width, self.grid.height, self.workflow.stitch.shard)
+
+    @property
+    def simplify_px(self) -> float:
+        return self.workflow.vectorize.simplify / self.grid.mpp
+
+    @property
+    def min_area_px(self) -> float:
+        return self.workflow.vectorize.min_area / self.grid.mpp**2
+
+    @property
+    def fill_holes_px(self) -> float:
+        return self.workflow.vectorize.fill_holes / self.grid.mpp**2
+
+
+def save_plan(plan: TilePlan, path: Path) -> None:
+    """Keep the choice of tiles; all else about a plan follows from the job."""
+    with beside(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, keep=plan.keep, size=plan.size, overlap=plan.overlap, block=plan.block)
+
+
+@lru_cache(maxsize=4)
+def load_plan(path: Path, grid: PixelGrid) -> TilePlan:
+    """The plan ``save_plan`` kept."""
+    with np.load(path, allow_pickle=False) as data:
+        return TilePlan(grid, int(data["size"]), int(data["overlap"]), data["keep"], int(data["block"]))
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """What became of all n objects of a slide, by global id (row 0 is nobody).
+
+    Attributes:
+        root: (n + 1,) uint32 final id, 0 for dropped ones.
+        class_id: (n + 1,) int16.
+        iou, stability, detection: (n + 1,) float32.
+        tile: (n + 1,) int32, -1 in prompted runs.
+        first: (tiles or batches,) int64, global id of the first object of every tile; in prompted runs of every batch.
+    """
+
+    root: np.ndarray
+    class_id: np.ndarray
+    iou: np.ndarray
+    stability: np.ndarray
+    detection: np.ndarray
+    tile: np.ndarray
+    first: np.ndarray
+
+    def ids_of(self, batch: ObjectBatch, number: int) -> np.ndarray:
+        """(N,) int64 global ids of the objects of batch ``number``."""
+        if len(batch) and batch.tile[0] < 0:
+            return np.asarray(self.first[number] + np.arange(len(batch)))
+        return object_ids(batch, self.first)
+
+    def save(self, path: Path) -> None:
+        with beside(path) as partial, partial.open("wb") as file:
+            np.savez(file, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+
+@lru_cache(maxsize=1)
+def load_objects(path: Path) -> ObjectFacts:
+    """What ``ObjectFacts.save`` kept."""
+    with np.load(path, allow_pickle=False) as data:
+        return ObjectFacts(**{f.name: data[f.name] for f in fields(ObjectFacts)})
+
+
+@lru_cache(maxsize=4)
+def open_pyramid(path: Path) -> MaskPyramid:
+    """This process's handle of a mask pyramid."""
+    from wsi_pipeline.stitching.ngff import MaskPyramid
+
+    return MaskPyramid.open(path)
+
+
+def forget_slide() -> None:
+    """Let go of what is kept of slides, for when files of the same names are written anew."""
+    for kept in (load_plan, load_objects, open_pyramid):
+        kept.cache_clear()
+
+
+@dataclass
+class ModelClock:
+    """Time one task spent on the model: ``seconds`` in it, ``spent`` with the wait for it."""
+
+    seconds: float = 0.0
+    spent: float = 0.0
+
+
+@dataclass
+class SharedSegmenter:
+    """One model for all threads of a worker: one thread infers while the others read and write."""
+
+    segmenter: Segmenter
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _local: threading.local = field(default_factory=threading.local)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.segmenter, name)
+
+    @contextmanager
+    def timed(self) -> Iterator[ModelClock]:
+        """Measure the calls of this thread."""
+        self._local.clock = clock = ModelClock()
+        yield clock
+        self._local.clock = ModelClock()
+
+    def encode(self, pairs: PairImages) -> Any:
+        with self._alone():
+            return self.segmenter.encode(pairs)
+
+    def decode(self, embedding: Any, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+        with self._alone():
+            return self.segmenter.decode(embedding, prompts, margin=margin)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        asked = time.perf_counter()
+        with self._lock:
+            started = time.perf_counter()
+            yield
+            ended = time.perf_counter()
+        clock = getattr(self._local, "clock", None)
+        if clock is not None:
+            clock.seconds += ended - started
+            clock.spent += ended - asked
+
+
+_building = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _segmenter(settings: SegmentSettings, dtype: str) -> SharedSegmenter:
+    from wsi_pipeline.models.registry import build_segmenter
+
+    return SharedSegmenter(build_segmenter(settings, dtype=dtype))
+
+
+def shared_segmenter(settings: SegmentSettings, dtype: str) -> SharedSegmenter:
+    """This process's model."""
+    with _building:  # two threads asking at once must not build it twice
+        return _segmenter(settings, dtype)
+
+
+def segmenter_of(job: SlideJob) -> SharedSegmenter:
+    """This process's model for a job's segment stage."""
+    if job.workflow.segment is None:
+        raise ValueError("the workflow has no segment stage")
+    return shared_segmenter(job.workflow.segment, job.dtype)
+
+
+def prepare_model(settings: SegmentSettings, dtype: str | None) -> dict[str, Any]:
+    """Choose the precision, unless it is given, and build the model.
+
+    Returns:
+        ``dtype``, the ``reason`` for it, and the model's ``input_size`` in px.
+    """
+    from wsi_pipeline.models.precision import choose_precision
+
+    reason = "as the run began with"
+    if dtype is None:
+        choice = choose_precision(settings)
+        dtype, reason = choice.dtype, choice.reason
+    return {"dtype": dtype, "reason": reason, "input_size": shared_segmenter(settings, dtype).input_size}

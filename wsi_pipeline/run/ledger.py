@@ -1,0 +1,112 @@
+"""What is done and what is not: one SQLite file per output folder, written by the coordinator only.
+
+Rows say which slide is in which state and which tasks of which stage are finished, so that a run that was
+killed goes on where it stopped. Journal mode stays at SQLite's default: write-ahead logs do not work on
+network file systems.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from wsi_pipeline.errors import OutputError
+
+State = Literal["pending", "running", "done", "empty", "failed"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS slides (
+    id TEXT PRIMARY KEY, path TEXT UNIQUE NOT NULL, fingerprint TEXT, state TEXT NOT NULL, reason TEXT
+);
+CREATE TABLE IF NOT EXISTS tasks (
+    slide TEXT NOT NULL, stage TEXT NOT NULL, number INTEGER NOT NULL, facts TEXT NOT NULL,
+    PRIMARY KEY (slide, stage, number)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRow:
+    """One slide of the ledger."""
+
+    id: str
+    path: str
+    fingerprint: str | None
+    state: State
+    reason: str | None
+
+
+class Ledger:
+    """The state of an output folder.
+
+    Args:
+        path: the SQLite file; made when missing.
+
+    Raises:
+        OutputError: the file cannot be written or is no ledger.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(path, timeout=30)
+            self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"the ledger cannot be used ({error})", where=path, fix="Choose another --output folder"
+            ) from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    def slides(self) -> Iterator[SlideRow]:
+        """Every slide, in the order of their ids."""
+        for row in self._db.execute("SELECT id, path, fingerprint, state, reason FROM slides ORDER BY id"):
+            yield SlideRow(*row)
+
+    def id_of(self, path: str) -> str | None:
+        """The id a slide got in an earlier run."""
+        row = self._db.execute("SELECT id FROM slides WHERE path = ?", (path,)).fetchone()
+        return row[0] if row else None
+
+    def slide(self, slide_id: str) -> SlideRow | None:
+        query = "SELECT id, path, fingerprint, state, reason FROM slides WHERE id = ?"
+        row = self._db.execute(query, (slide_id,)).fetchone()
+        return SlideRow(*row) if row else None
+
+    def add(self, slide_id: str, path: str) -> None:
+        """Enter a slide as pending; an entry that exists stays as it is."""
+        with self._db:
+            self._db.execute(
+                "INSERT OR IGNORE INTO slides (id, path, state) VALUES (?, ?, 'pending')", (slide_id, path)
+            )
+
+    def set_state(
+        self, slide_id: str, state: State, *, reason: str | None = None, fingerprint: str | None = None
+    ) -> None:
+        """Record a slide's state; a ``fingerprint`` of None keeps the old one."""
+        with self._db:
+            self._db.execute(
+                "UPDATE slides SET state = ?, reason = ?, fingerprint = COALESCE(?, fingerprint) WHERE id = ?",
+                (state, reason, fingerprint, slide_id),
+            )
+
+    def forget_tasks(self, slide_id: str) -> None:
+        """Drop a slide's finished tasks, because its results no longer count."""
+        with self._db:
+            self._db.execute("DELETE FROM tasks WHERE slide = ?", (slide_id,))
+
+    def finish(self, slide_id: str, stage: str, number: int, facts: dict[str, Any]) -> None:
+        """Record a finished task and the small facts it returned."""
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?)", (slide_id, stage, number, json.dumps(facts))
+            )
+
+    def finished(self, slide_id: str, stage: str) -> dict[int, dict[str, Any]]:
+        """Finished tasks of one stage: number → facts."""
+        query = "SELECT number, facts FROM tasks WHERE slide = ? AND stage = ? ORDER BY number"
+        return {number: json.loads(facts) for number, facts in self._db.execute(query, (slide_id, stage))}

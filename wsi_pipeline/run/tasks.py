@@ -1,0 +1,187 @@
+"""What workers do: each function is one task, reads and writes files of its job, and returns small facts.
+
+Every task may run twice (a worker was lost, a run was killed and resumed): the second time it finds its file
+finished and only reports it, or writes the same bytes again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_pipeline.files import beside
+from wsi_pipeline.run.job import SlideJob, load_objects, load_plan, open_pyramid, segmenter_of
+from wsi_pipeline.segment.objects import ObjectBatch
+from wsi_pipeline.stitching.ids import object_ids
+
+if TYPE_CHECKING:
+    from wsi_pipeline.prompts.prompt import Prompt
+    from wsi_pipeline.vectorize.plan import ChunkTask
+
+FACTS = ("iou", "stability", "detection", "class_id", "tile")
+"""Columns of ``ObjectBatch`` that the coordinator gathers for all objects of a slide."""
+
+
+def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
+    """Pass 1 of a dense run: the objects of one batch of tiles."""
+    from wsi_pipeline.prompts.sources import build_prompter
+    from wsi_pipeline.segment.dense import read_batch, segment_batch
+
+    path = job.batch_file(number)
+    if path.exists():
+        return _batch_facts(ObjectBatch.load(path)) | {"reused": True}
+    segmenter, plan, slide = segmenter_of(job), load_plan(job.plan_file, job.grid), job.open()
+    started = time.perf_counter()
+    images = read_batch(
+        slide, plan, number, low=segmenter.uses_low_patch, context_factor=job.workflow.tiling.context_factor
+    )
+    read = time.perf_counter()
+    with segmenter.timed() as model:
+        batch = segment_batch(
+            slide,
+            plan,
+            number,
+            segmenter,
+            build_prompter(job.workflow.prompts),
+            job.workflow,
+            class_id=min(1, len(job.classes) - 1),
+            images=images,
+        )
+    batch.save(path)
+    seconds = {"read": read - started, "model": model.seconds, "other": time.perf_counter() - read - model.spent}
+    return _batch_facts(batch) | {"seconds": {key: round(value, 4) for key, value in seconds.items()}}
+
+
+def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Pass 1 of a prompted run: the answers to a few prompts that lie near each other."""
+    from wsi_pipeline.segment.prompted import segment_prompts
+
+    path = job.batch_file(number)
+    issues_file = path.with_suffix(".json")
+    if path.exists():
+        return _batch_facts(ObjectBatch.load(path)) | {"reused": True, "issues": _read_issues(issues_file)}
+    segmenter = segmenter_of(job)
+    started = time.perf_counter()
+    with segmenter.timed() as model:
+        class_ids = {name: index for index, name in enumerate(job.classes) if name is not None}
+        batch, issues = segment_prompts(
+            job.open(), prompts, job.grid, segmenter, job.workflow, class_ids, fallback="keep"
+        )
+    _write_issues(issues_file, issues)
+    batch.save(path)
+    seconds = {"model": round(model.seconds, 4), "other": round(time.perf_counter() - started - model.spent, 4)}
+    return _batch_facts(batch) | {"seconds": seconds, "issues": [list(issue) for issue in issues]}
+
+
+def find_seams(job: SlideJob, number: int, first: np.ndarray, merge_iou: float) -> dict[str, Any]:
+    """What one batch's objects have to do with those of other tiles, and their facts for the coordinator.
+
+    Args:
+        job: the slide's run.
+        number: the batch.
+        first: global id of the first object of every tile, see ``stitching.ids``.
+        merge_iou: see ``StitchSettings``.
+    """
+    from wsi_pipeline.stitching.seams import find_conflicts, later_neighbours, owned
+
+    plan = load_plan(job.plan_file, job.grid)
+    batches = {n: ObjectBatch.load(job.batch_file(n)) for n in [number, *later_neighbours(number, plan)]}
+    ids = {n: object_ids(batch, first) for n, batch in batches.items()}
+    batch = batches[number]
+    with beside(job.seam_file(number)) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            ids=ids[number],
+            edges=find_conflicts(number, batches, plan, ids, merge_iou),
+            owner=owned(batch, plan),
+            center=(batch.bbox[:, :2] + batch.bbox[:, 2:]) / 2,
+            **{name: getattr(batch, name) for name in FACTS},
+        )
+    return {}
+
+
+def stitch_shard(job: SlideJob, row: int, col: int, batches: Sequence[int], blended: bool) -> dict[str, Any]:
+    """Pass 2: one shard of level 0, from the batches that can see any of it."""
+    from wsi_pipeline.stitching.blend import blend
+    from wsi_pipeline.stitching.paint import paint
+
+    pyramid = open_pyramid(job.pyramid)
+    region = pyramid.shard_region(0, row, col)
+    loaded = [ObjectBatch.load(job.batch_file(number)) for number in batches]
+    objects = load_objects(job.objects_file)
+    ids = [objects.ids_of(batch, number) for batch, number in zip(loaded, batches, strict=True)]
+    instance, class_ = paint(region, loaded, ids, objects.root, objects.class_id)
+    overlap = load_plan(job.plan_file, job.grid).overlap if blended else 0
+    probability = blend(region, loaded, overlap) if blended else None
+    pyramid.write_shard(row, col, instance, class_, probability)
+    return {}
+
+
+def build_level(job: SlideJob, level: int, row: int, col: int) -> dict[str, Any]:
+    """One shard of a coarser level."""
+    open_pyramid(job.pyramid).build_shard(level, row, col)
+    return {}
+
+
+def trace(job: SlideJob, number: int) -> dict[str, Any]:
+    """The outlines of one chunk of the instance labels."""
+    from wsi_pipeline.vectorize.chunks import trace_chunk
+
+    path = job.outline_file(number)
+    if not path.exists():
+        grid, tolerance = job.chunk_grid, job.simplify_px
+        labels = open_pyramid(job.pyramid).read_labels("instance", *grid.read_bounds(number, tolerance))
+        trace_chunk(labels, grid, number, tolerance).save(path)
+    return {}
+
+
+def write_rows(job: SlideJob, number: int, task: ChunkTask) -> dict[str, Any]:
+    """The table rows of the objects that one chunk owns."""
+    from wsi_pipeline.export.table import write_fragment
+    from wsi_pipeline.run.rows import rows_of_labels
+    from wsi_pipeline.vectorize.assemble import assemble_chunk
+    from wsi_pipeline.vectorize.chunks import ChunkOutlines
+
+    found = assemble_chunk(
+        task,
+        lambda index: ChunkOutlines.load(job.outline_file(index)),
+        min_area=job.min_area_px,
+        fill_holes=job.fill_holes_px,
+    )
+    table = rows_of_labels(job, found, load_objects(job.objects_file))
+    write_fragment(job.row_file(number), table)
+    return {"objects": len(table)}
+
+
+def write_prompt_rows(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """The table rows of one task of a prompted run; objects may overlap, so each is traced by itself."""
+    from wsi_pipeline.export.table import write_fragment
+    from wsi_pipeline.run.rows import rows_of_prompts
+
+    batch = ObjectBatch.load(job.batch_file(number))
+    table = rows_of_prompts(job, batch, load_objects(job.objects_file).ids_of(batch, number), prompts)
+    write_fragment(job.row_file(number), table)
+    return {"objects": len(table)}
+
+
+def _batch_facts(batch: ObjectBatch) -> dict[str, Any]:
+    tiles, counts = np.unique(batch.tile, return_counts=True)
+    facts: dict[str, Any] = {"objects": len(batch), "tiles": tiles.tolist(), "counts": counts.tolist()}
+    if len(batch):
+        facts["bounds"] = [*batch.bbox[:, :2].min(axis=0).tolist(), *batch.bbox[:, 2:].max(axis=0).tolist()]
+    return facts
+
+
+def _write_issues(path: Any, issues: Sequence[Any]) -> None:
+    from wsi_pipeline.run.provenance import write_json
+
+    write_json(path, {"issues": [list(issue) for issue in issues]})
+
+
+def _read_issues(path: Any) -> list[list[str]]:
+    from wsi_pipeline.run.provenance import read_json
+
+    return (read_json(path) or {}).get("issues", [])

@@ -1,0 +1,108 @@
+"""From a decoder's answers to the objects worth keeping, in px of the patch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsi_pipeline.models.roles import MaskBatch
+from wsi_pipeline.segment import components
+from wsi_pipeline.segment.objects import quantise_logits
+from wsi_pipeline.workflow import SegmentSettings
+
+MIN_INSIDE = 0.5
+"""A mask with less of its area than this in its box has spilled into the surroundings: it answers another question."""
+
+MAX_FILL = 0.95
+"""A mask filling more than this of all that was decoded has no outline of its own; even a rectangle that fills its
+box fills no more than a quarter of the default window."""
+
+LOGIT_BORDER = 0.5
+"""Logits are kept this share of an object's size beyond it on every side: the seam of two tiles fades there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An accepted answer.
+
+    Attributes:
+        row: which prompt it answers.
+        box: (4,) int64 tight ``x0, y0, x1, y1`` of the mask, patch px.
+        mask: (h, w) bool of the box.
+        logits: (h', w') int8 quantised logits of the object and some px around it.
+        logits_xy: patch px of ``logits``' top-left corner.
+        iou, stability: scores of ``ObjectBatch``.
+    """
+
+    row: int
+    box: np.ndarray
+    mask: np.ndarray
+    logits: np.ndarray
+    logits_xy: tuple[int, int]
+    iou: float
+    stability: float
+
+
+def accept(
+    answers: MaskBatch,
+    seeds: np.ndarray,
+    rows: np.ndarray,
+    limits: np.ndarray,
+    decoded: np.ndarray,
+    settings: SegmentSettings,
+    *,
+    boxed: bool,
+) -> list[Candidate]:
+    """The answers that pass every check, each reduced to the component its prompt asked for.
+
+    Args:
+        answers: N windows.
+        seeds: (N, h, w) bool, where each prompt is in its window.
+        rows: (N,) prompt of each answer.
+        limits: (N, 4) ``x0, y0, x1, y1`` of the patch that counts, patch px.
+        decoded: (N,) px of the patch that the decoder answered for.
+        settings: thresholds.
+        boxed: whether the prompts are boxes, so that spilling beyond them tells.
+    """
+    logits = components.clear_outside(answers.logits, answers.origin, limits)
+    masks = components.own_parts(logits, seeds, parts="best" if boxed else "every")
+    own = components.own_logits(logits, masks)
+    area = np.count_nonzero(masks, axis=(1, 2))
+    stable = components.stability(own)
+    good = (area > 0) & (answers.iou >= settings.min_iou) & (stable >= settings.min_stability)
+    good &= area <= MAX_FILL * decoded
+    if boxed:
+        good &= np.count_nonzero(masks & seeds, axis=(1, 2)) >= MIN_INSIDE * area
+    boxes = components.tight_boxes(masks)
+    return [
+        _cut_out(int(rows[i]), own[i], masks[i], boxes[i], answers.origin[i], float(answers.iou[i]), float(stable[i]))
+        for i in np.flatnonzero(good)
+    ]
+
+
+def _cut_out(
+    row: int, own: np.ndarray, mask: np.ndarray, box: np.ndarray, origin: np.ndarray, iou: float, stability: float
+) -> Candidate:
+    x0, y0, x1, y1 = (int(v) for v in box)
+    border = np.ceil(LOGIT_BORDER * np.array([x1 - x0, y1 - y0])).astype(int)
+    left, top = max(0, x0 - border[0]), max(0, y0 - border[1])
+    return Candidate(
+        row=row,
+        box=box + np.tile(origin, 2),
+        mask=mask[y0:y1, x0:x1].copy(),
+        logits=quantise_logits(own[top : y1 + border[1], left : x1 + border[0]]),
+        logits_xy=(int(left + origin[0]), int(top + origin[1])),
+        iou=iou,
+        stability=stability,
+    )
+
+
+def paint_logits(canvas: np.ndarray, candidate: Candidate) -> None:
+    """Raise the int8 logits of a patch (S, S) to those of an object wherever the object's are higher."""
+    size = canvas.shape[0]
+    x, y = candidate.logits_xy
+    height, width = candidate.logits.shape
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, size), min(y + height, size)
+    target = canvas[top:bottom, left:right]
+    np.maximum(target, candidate.logits[top - y : bottom - y, left - x : right - x], out=target)

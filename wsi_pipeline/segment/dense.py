@@ -1,0 +1,285 @@
+"""Dense mode: every tile of a batch, asked about whatever a prompter finds on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wsi_pipeline.errors import PromptError
+from wsi_pipeline.geometry import PixelGrid
+from wsi_pipeline.models.roles import PairImages, PromptBatch, Prompter, Segmenter
+from wsi_pipeline.segment import components, decoding
+from wsi_pipeline.segment.candidates import Candidate, accept, paint_logits
+from wsi_pipeline.segment.decoding import decode_in_calls, take, window_bounds, window_sides
+from wsi_pipeline.segment.found import FoundObject, collect
+from wsi_pipeline.segment.objects import (
+    SEAM_BOTTOM,
+    SEAM_LEFT,
+    SEAM_RIGHT,
+    SEAM_TOP,
+    ObjectBatch,
+    quantise_logits,
+)
+from wsi_pipeline.segment.suppression import rank, suppress
+from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
+from wsi_pipeline.tiling.read import GridReader, read_pairs
+from wsi_pipeline.workflow import SegmentSettings, Workflow
+
+BLANK_RANGE = 8
+"""A patch whose channels vary by no more than this many grey values shows nothing: JPEG noise of plain glass."""
+
+SLACK = 0.25
+"""Prompts this share of the overlap beyond the core are asked too: two detectors' boxes of one object on a seam differ
+by less, so the object is found on at least one side, and asking farther out costs decodes that the neighbour makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """N candidate objects on the tiles of a batch.
+
+    Attributes:
+        tile: (N,) int64 row of the batch's tiles, ascending.
+        boxes: (N, 4) float32 tile px; NaN where only a point is known.
+        points: (N, 2) float32 tile px.
+        scores: (N,) float32 the prompter's.
+    """
+
+    tile: np.ndarray
+    boxes: np.ndarray
+    points: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tile)
+
+
+def read_batch(slide: GridReader, plan: TilePlan, number: int, *, low: bool, context_factor: float) -> PairImages:
+    """Read the patch pairs of a batch's kept tiles, in the order of ``plan.batch(number)``."""
+    pairs = [PatchPair.of_tile(tile, plan.grid, context_factor) for tile in plan.batch(number)]
+    return read_pairs(slide, pairs, low=low)
+
+
+def segment_batch(
+    slide: GridReader,
+    plan: TilePlan,
+    number: int,
+    segmenter: Segmenter,
+    prompter: Prompter,
+    workflow: Workflow,
+    class_id: int,
+    *,
+    images: PairImages | None = None,
+) -> ObjectBatch:
+    """Segment every object of one batch of tiles.
+
+    Args:
+        slide: where to read.
+        plan: the tiles; their side is the segmenter's input size.
+        number: which batch.
+        segmenter: draws the masks.
+        prompter: finds what to ask about.
+        workflow: its ``segment`` and ``tiling`` sections count here.
+        class_id: class of every object, 0 for none.
+        images: the batch's pixels where they were read ahead (``read_batch``).
+
+    Returns:
+        The objects on the working grid, tile by tile and then by position, and the logits of every kept tile.
+
+    Raises:
+        PromptError: the prompter gives points only, and the segmenter takes boxes only.
+    """
+    if workflow.segment is None:
+        raise ValueError(f"workflow {workflow.name} has no segment section")
+    tiles = plan.batch(number)
+    if images is None:
+        factor = workflow.tiling.context_factor
+        images = read_batch(slide, plan, number, low=segmenter.uses_low_patch, context_factor=factor)
+    background = quantise_logits(np.array(components.BACKGROUND))
+    canvas = np.full((len(tiles), plan.size, plan.size), background, np.int8)
+    objects: list[FoundObject] = []
+    questions = _find_questions(prompter, images, tiles, plan)
+    if len(questions):
+        answers = _answer(segmenter, images, questions, tiles, plan, workflow.segment)
+        for row, candidates in answers:
+            kept = _best(candidates, questions.scores, workflow.segment)
+            for candidate in kept:
+                paint_logits(canvas[row], candidate)
+            objects += [_on_grid(one, tiles[row], plan.grid, class_id, questions.scores) for one in kept]
+    return collect(objects, canvas, np.array([(tile.x, tile.y) for tile in tiles]))
+
+
+def is_blank(images: np.ndarray) -> np.ndarray:
+    """Which of the (B, H, W, 3) uint8 images show nothing but one colour; (B,) bool."""
+    batch, height, width, channels = images.shape
+    lines = images.reshape(batch, height, width * channels)  # whole lines reduce many times faster than single px
+    top = lines.max(axis=1).reshape(batch, width, channels).max(axis=1)
+    bottom = lines.min(axis=1).reshape(batch, width, channels).min(axis=1)
+    return (top - bottom <= BLANK_RANGE).all(axis=1)
+
+
+def _find_questions(prompter: Prompter, images: PairImages, tiles: Sequence[Tile], plan: TilePlan) -> Questions:
+    worth = np.flatnonzero(~is_blank(images.high))
+    none = Questions(np.zeros(0, int), np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32), np.zeros(0))
+    found = [none]
+    detections = prompter.detect(_select(images, worth), mpp=plan.grid.mpp) if len(worth) else []
+    for row, here in zip(worth, detections, strict=True):
+        mine = _in_core(here.boxes, here.points, tiles[int(row)], plan.overlap)
+        count = int(np.count_nonzero(mine))
+        found.append(Questions(np.full(count, row), here.boxes[mine], here.points[mine], here.scores[mine]))
+    return Questions(
+        *(np.concatenate([getattr(one, name) for one in found]) for name in ("tile", "boxes", "points", "scores"))
+    )
+
+
+def _in_core(boxes: np.ndarray, points: np.ndarray, tile: Tile, overlap: int) -> np.ndarray:
+    """Which candidates' centres lie in the tile's core or the slack around it."""
+    centres = np.where(np.isnan(boxes[:, :1]), points, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    corner = np.array([tile.x, tile.y])
+    low, high = np.array(tile.core[:2]) - corner - SLACK * overlap, np.array(tile.core[2:]) - corner + SLACK * overlap
+    return ((centres >= low) & (centres < high)).all(axis=1)
+
+
+def _select(images: PairImages, rows: np.ndarray) -> PairImages:
+    if len(rows) == len(images):
+        return images
+    low = None if images.low is None else images.low[rows]
+    return PairImages(images.high[rows], low, images.context_factor)
+
+
+def _answer(
+    segmenter: Segmenter,
+    images: PairImages,
+    questions: Questions,
+    tiles: Sequence[Tile],
+    plan: TilePlan,
+    settings: SegmentSettings,
+) -> Iterator[tuple[int, list[Candidate]]]:
+    """The accepted answers tile by tile; only tiles with a question are encoded."""
+    asked = np.unique(questions.tile)
+    embedding = segmenter.encode(_select(images, asked))
+    image_index = np.searchsorted(asked, questions.tile)
+    limits = np.array([_limits(tile, plan.grid) for tile in tiles])[questions.tile]
+    batches = _prompt_batches(questions, image_index, segmenter.prompt_kinds)
+    cost = np.zeros(len(questions))
+    for rows, prompts in batches:
+        cost[rows] = window_sides(prompts, plan.size, settings.window_margin) ** 2
+    for group in _tile_groups(questions.tile, cost):
+        candidates: dict[int, list[Candidate]] = {int(row): [] for row in group}
+        for rows, prompts in batches:
+            mine = np.flatnonzero(np.isin(questions.tile[rows], group))
+            for candidate in _decode(segmenter, embedding, rows[mine], take(prompts, mine), limits, settings):
+                candidates[int(questions.tile[candidate.row])].append(candidate)
+        yield from candidates.items()
+
+
+def _limits(tile: Tile, grid: PixelGrid) -> tuple[int, int, int, int]:
+    """The part of a tile that lies on the grid, tile px."""
+    right, bottom = min(tile.size, grid.width - tile.x), min(tile.size, grid.height - tile.y)
+    return max(0, -tile.x), max(0, -tile.y), right, bottom
+
+
+def _prompt_batches(
+    questions: Questions, image_index: np.ndarray, kinds: frozenset[str]
+) -> list[tuple[np.ndarray, PromptBatch]]:
+    """Question rows and their prompts: boxes where there are boxes and the model takes them, else points."""
+    boxed = ~np.isnan(questions.boxes[:, 0]) & ("box" in kinds)
+    batches = []
+    if boxed.any():
+        rows = np.flatnonzero(boxed)
+        batches.append((rows, PromptBatch(image_index[rows], boxes=questions.boxes[rows])))
+    if not boxed.all():
+        if "point" not in kinds:
+            raise PromptError(
+                "the prompts are points, and the model takes no points",
+                fix="Choose a prompt source that gives boxes, such as nucleus-detector, or a model that takes points",
+            )
+        rows = np.flatnonzero(~boxed)
+        labels = np.ones((len(rows), 1), np.int64)
+        batches.append((rows, PromptBatch(image_index[rows], points=questions.points[rows, None], point_labels=labels)))
+    return batches
+
+
+def _tile_groups(tile: np.ndarray, cost: np.ndarray) -> list[np.ndarray]:
+    """Tiles with questions, in groups of consecutive ones whose answers fit in ``decoding.ANSWER_PX``."""
+    asked, place = np.unique(tile, return_inverse=True)
+    groups: list[list[int]] = []
+    room = 0.0
+    for row, need in zip(asked.tolist(), np.bincount(place, cost), strict=True):
+        if need > room:
+            groups.append([])
+            room = float(decoding.ANSWER_PX)
+        groups[-1].append(row)
+        room -= need
+    return [np.array(group) for group in groups]
+
+
+def _decode(
+    segmenter: Segmenter,
+    embedding: Any,
+    rows: np.ndarray,
+    prompts: PromptBatch,
+    limits: np.ndarray,
+    settings: SegmentSettings,
+) -> Iterator[Candidate]:
+    size = segmenter.input_size
+    margin = settings.window_margin if prompts.boxes is not None else None
+    for part, answers in decode_in_calls(segmenter, embedding, prompts, margin=margin):
+        asked = take(prompts, part)
+        decoded = np.full(len(part), float(size**2))
+        if asked.boxes is not None:
+            seeds = components.box_seeds(answers.logits, answers.origin, asked.boxes)
+            if margin is not None:
+                windows = window_bounds(asked.boxes, size, margin)
+                decoded = np.prod(windows[:, 2:] - windows[:, :2], axis=1)
+        else:
+            assert asked.points is not None
+            seeds = components.point_seeds(
+                answers.logits, answers.origin, asked.points, np.ones(asked.points.shape[:2], bool)
+            )
+        mine = rows[part]
+        yield from accept(answers, seeds, mine, limits[mine], decoded, settings, boxed=asked.boxes is not None)
+
+
+def _best(candidates: list[Candidate], scores: np.ndarray, settings: SegmentSettings) -> list[Candidate]:
+    """The candidates of one tile that no better one covers, by position."""
+    if not candidates:
+        return []
+    boxes = np.stack([one.box for one in candidates])
+    masks = [one.mask for one in candidates]
+    order = rank(
+        np.array([one.iou for one in candidates]),
+        scores[[one.row for one in candidates]],
+        boxes,
+        np.array([np.count_nonzero(mask) for mask in masks]),
+    )
+    keep = suppress(boxes, masks, order, max_iou=settings.nms_iou)
+    by_position = np.lexsort((boxes[:, 2], boxes[:, 3], boxes[:, 0], boxes[:, 1]))
+    return [candidates[i] for i in by_position if keep[i]]
+
+
+def _on_grid(candidate: Candidate, tile: Tile, grid: PixelGrid, class_id: int, scores: np.ndarray) -> FoundObject:
+    x0, y0, x1, y1 = (int(v) for v in candidate.box)
+    return FoundObject(
+        bbox=(x0 + tile.x, y0 + tile.y, x1 + tile.x, y1 + tile.y),
+        bits=np.packbits(candidate.mask),
+        class_id=class_id,
+        iou=candidate.iou,
+        stability=candidate.stability,
+        detection=float(scores[candidate.row]),
+        tile=tile.index,
+        seam=_seam(candidate.box, tile, grid),
+    )
+
+
+def _seam(box: np.ndarray, tile: Tile, grid: PixelGrid) -> int:
+    """Sides where the tile, and not the grid, ends at the object."""
+    x0, y0, x1, y1 = (int(v) for v in box)
+    return (
+        SEAM_LEFT * (x0 <= 0 < tile.x)
+        + SEAM_TOP * (y0 <= 0 < tile.y)
+        + SEAM_RIGHT * (x1 >= tile.size and tile.x + tile.size < grid.width)
+        + SEAM_BOTTOM * (y1 >= tile.size and tile.y + tile.size < grid.height)
+    )

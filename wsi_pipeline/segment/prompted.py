@@ -1,0 +1,194 @@
+"""Prompted mode: every prompt asked about on a patch pair that suits it, which grows while the answer is cut off."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from wsi_pipeline.geometry import PixelGrid
+from wsi_pipeline.models.roles import PairImages, Segmenter
+from wsi_pipeline.prompts.prompt import Prompt
+from wsi_pipeline.segment.decoding import decode_in_calls
+from wsi_pipeline.segment.found import FoundObject, collect
+from wsi_pipeline.segment.objects import ObjectBatch
+from wsi_pipeline.segment.onto_grid import outline_onto_grid
+from wsi_pipeline.segment.placement import Box, PairKey, Placement
+from wsi_pipeline.segment.questions import batch, pose
+from wsi_pipeline.segment.verdicts import Asked, Verdict, judge
+from wsi_pipeline.tiling.read import GridReader, prefetch, read_pairs
+from wsi_pipeline.workflow import QuPathPrompts, SegmentSettings, Workflow
+
+logger = logging.getLogger(__name__)
+
+PAIRS_AT_ONCE = 16
+"""Pairs of one embedding: enough to fill a GPU, 100 MB of pixels at 1024 px."""
+
+Fallback = Literal["keep", "drop"]
+Outcome = Literal["dropped", "kept outline", "cut"]
+
+
+class PromptIssue(NamedTuple):
+    """A prompt that did not get a whole answer.
+
+    Attributes:
+        prompt_id: its id.
+        outcome: ``dropped``, ``kept outline`` (the prompt's own is the result), or ``cut`` (the object goes on beyond
+            the largest patch).
+        reason: why, for the report.
+    """
+
+    prompt_id: str
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all prompts of a task have in common."""
+
+    slide: GridReader
+    segmenter: Segmenter
+    settings: SegmentSettings
+    placement: Placement
+    use_outline: bool
+
+
+def segment_prompts(
+    slide: GridReader,
+    prompts: Sequence[Prompt],
+    grid: PixelGrid,
+    segmenter: Segmenter,
+    workflow: Workflow,
+    class_ids: Mapping[str, int],
+    *,
+    fallback: Fallback = "drop",
+) -> tuple[ObjectBatch, list[PromptIssue]]:
+    """Segment the object of every prompt, each on a patch pair of its own size.
+
+    Args:
+        slide: where to read.
+        prompts: of one task (``group_prompts``) or of a whole slide; an answer does not depend on the others.
+        grid: the working grid; nothing outside it is kept.
+        segmenter: draws the masks.
+        workflow: its ``segment`` section and ``tiling.context_factor`` count here.
+        class_ids: id of each class name; 0 is used for names that are not in it and for prompts without a class.
+        fallback: what an outline without a usable answer leaves: itself (``keep``, with a predicted IoU and
+            stability of 0) or nothing (``drop``).
+
+    Returns:
+        The objects in the order of their prompts, and every prompt without a whole answer with the reason.
+    """
+    if workflow.segment is None:
+        raise ValueError(f"workflow {workflow.name} has no segment section")
+    job = _Job(
+        slide,
+        segmenter,
+        workflow.segment,
+        Placement(grid, segmenter.input_size, workflow.segment.object_share, workflow.tiling.context_factor),
+        not isinstance(workflow.prompts, QuPathPrompts) or workflow.prompts.use_outline,
+    )
+    default_class = workflow.prompts.class_name if workflow.prompts is not None else None
+    objects: list[FoundObject] = []
+    issues: list[PromptIssue] = []
+    for prompt, verdict in zip(prompts, _answer_all(job, prompts), strict=True):
+        kept = verdict.found
+        if kept is None and fallback == "keep":
+            kept = _outline(prompt, grid)
+        issues += _issues(prompt, verdict, kept)
+        if kept is not None:
+            class_id = class_ids.get(prompt.class_name or default_class or "", 0)
+            objects.append(FoundObject(kept.bbox, kept.bits, class_id, kept.iou, kept.stability, prompt_id=prompt.id))
+    no_logits = np.zeros((0, segmenter.input_size, segmenter.input_size), np.int8)
+    return collect(objects, no_logits, np.zeros((0, 2))), issues
+
+
+def _issues(prompt: Prompt, verdict: Verdict, kept: FoundObject | None) -> list[PromptIssue]:
+    """What the report should say about a prompt: nothing, or one issue."""
+    if verdict.found is not None:
+        reason = "the object reaches beyond the largest patch allowed by segment.max_growth"
+        return [PromptIssue(prompt.id, "cut", reason)] if verdict.cut else []
+    issue = PromptIssue(prompt.id, "dropped" if kept is None else "kept outline", verdict.reason)
+    logger.info("prompt %s %s: %s", *issue)
+    return [issue]
+
+
+def _outline(prompt: Prompt, grid: PixelGrid) -> FoundObject | None:
+    """The prompt's own outline as an object; a point has none."""
+    if prompt.kind == "point":
+        return None
+    packed = outline_onto_grid(prompt.geometry, grid)
+    return None if packed is None else FoundObject(*packed, class_id=0, iou=0.0, stability=0.0)
+
+
+def _answer_all(job: _Job, prompts: Sequence[Prompt]) -> list[Verdict]:
+    """The verdict on every prompt, after as many doublings of its patch as it takes and is allowed."""
+    verdicts = [Verdict(reason="the prompt lies outside the region of the run") for _ in prompts]
+    steps = {
+        index: job.placement.step_of(prompt)
+        for index, prompt in enumerate(prompts)
+        if _meets(job.placement.box_of(prompt), job.placement.grid)
+    }
+    for _ in range(job.settings.max_growth + 1):
+        cut = {}
+        for index, verdict in _ask_round(job, prompts, steps):
+            # a larger patch on which the answer fails does not take back the cut answer of the smaller one
+            if verdict.found is not None or verdicts[index].found is None:
+                verdicts[index] = verdict
+            if verdict.cut:
+                cut[index] = steps[index] + 1
+        steps = cut
+    return verdicts
+
+
+def _meets(box: Box, grid: PixelGrid) -> bool:
+    x0, y0, x1, y1 = box
+    return x1 >= 0 and y1 >= 0 and x0 <= grid.width and y0 <= grid.height
+
+
+def _ask_round(job: _Job, prompts: Sequence[Prompt], steps: Mapping[int, int]) -> Iterator[tuple[int, Verdict]]:
+    """Ask each prompt once, at its step; prompts on one pair share its embedding."""
+    on_pair: dict[PairKey, list[int]] = {}
+    for index, step in steps.items():
+        on_pair.setdefault(job.placement.pair_of(prompts[index], step), []).append(index)
+    keys = sorted(on_pair)
+    parts = [keys[start : start + PAIRS_AT_ONCE] for start in range(0, len(keys), PAIRS_AT_ONCE)]
+    for part, images in prefetch((part, _read(job, part)) for part in parts):
+        groups: dict[tuple[str, tuple[bool, bool, bool]], list[Asked]] = {}
+        for image, key in enumerate(part):
+            for index in on_pair[key]:
+                prompt = prompts[index]
+                question = pose(prompt, job.placement.to_patch(key), job.segmenter, use_outline=job.use_outline)
+                if question is None:
+                    yield index, Verdict(reason=f"the model takes no {prompt.kind} prompts")
+                else:
+                    asked = Asked(index, prompt, question, key, image)
+                    groups.setdefault((prompt.kind, question.make_up), []).append(asked)
+        if groups:
+            embedding = job.segmenter.encode(images)
+            for _, asked_alike in sorted(groups.items()):
+                yield from _ask(job, embedding, asked_alike, job.settings.window_margin)
+
+
+def _read(job: _Job, keys: Sequence[PairKey]) -> PairImages:
+    pairs = [job.placement.pair(key) for key in keys]
+    return read_pairs(job.slide, pairs, low=job.segmenter.uses_low_patch)
+
+
+def _ask(job: _Job, embedding: Any, asked: Sequence[Asked], margin: float | None) -> Iterator[tuple[int, Verdict]]:
+    """Verdicts on questions of one kind and make-up; what its window cuts is asked again on the whole patch."""
+    prompts = batch([one.question for one in asked], np.array([one.image for one in asked]))
+    margin = margin if prompts.boxes is not None else None
+    again: list[Asked] = []
+    for rows, answers in decode_in_calls(job.segmenter, embedding, prompts, margin=margin):
+        here = [asked[row] for row in rows]
+        for one, verdict in zip(here, judge(here, answers, job.placement, job.settings, margin), strict=True):
+            if verdict is None:
+                again.append(one)
+            else:
+                yield one.index, verdict
+    if again:
+        yield from _ask(job, embedding, again, None)
