@@ -183,6 +183,23 @@ def test_answers_that_do_not_fit_in_memory_at_once_give_the_same_objects(fakes, 
     assert max(len(prompts) for prompts, _ in segmenter.asked) <= 3
 
 
+def test_calls_do_not_depend_on_which_tiles_share_a_batch(fakes, workflow, monkeypatch) -> None:
+    monkeypatch.setattr(decoding, "ANSWER_PX", 3000)
+    slide = fakes.slide([*ELLIPSES, (80, 100, 5, 5), (90, 110, 4, 4), (100, 122, 15, 11)], 200, 150)
+
+    def boxes_by_call(block: int) -> set[tuple]:
+        segmenter, plan, calls = fakes.segmenter(), plan_of(block=block), set()
+        for number in range(plan.n_batches):
+            start = len(segmenter.asked)
+            segment_batch(slide, plan, number, segmenter, fakes.prompter(), workflow(), 1)
+            for prompts, _ in segmenter.asked[start:]:
+                for image in np.unique(prompts.image_index):
+                    calls.add(tuple(prompts.boxes[prompts.image_index == image].ravel().tolist()))
+        return calls
+
+    assert boxes_by_call(1) == boxes_by_call(2) == boxes_by_call(8)
+
+
 @pytest.mark.parametrize("setting", [{"min_iou": 0.95}, {"min_stability": 1.0}])
 def test_answers_below_the_thresholds_are_dropped(fakes, workflow, setting) -> None:
     class Soft(fakes.segmenter):

@@ -1,30 +1,38 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tifffile
 
 from wsi_pipeline.geometry import Affine2D
+from wsi_pipeline.slides.slide import Slide, open_slide
 
 
-class ArraySlide:
-    """Level 0 as an array; every px of a raster is the level-0 px under its centre, white outside."""
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = pixels
-        self.reads: list[tuple[int, int]] = []
-
-    def read_grid(self, to_level0: Affine2D, size: tuple[int, int]) -> np.ndarray:
-        self.reads.append(size)
-        width, height = size
-        x = np.floor(to_level0.tx + to_level0.sx * (np.arange(width) + 0.5)).astype(int)
-        y = np.floor(to_level0.ty + to_level0.sy * (np.arange(height) + 0.5)).astype(int)
-        inside_x = (x >= 0) & (x < self.pixels.shape[1])
-        inside_y = (y >= 0) & (y < self.pixels.shape[0])
-        raster = np.full((height, width, 3), 255, np.uint8)
-        raster[np.ix_(inside_y, inside_x)] = self.pixels[np.ix_(y[inside_y], x[inside_x])]
-        return raster
+@pytest.fixture(scope="session")
+def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise of 611 x 457 px with a level of about a third, whose downsamples are not whole numbers."""
+    path = tmp_path_factory.mktemp("slide") / "noise.tif"
+    rng = np.random.default_rng(5)
+    with tifffile.TiffWriter(path) as writer:
+        options = {"tile": (64, 64), "photometric": "rgb", "resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+        writer.write(rng.integers(0, 255, (457, 611, 3), np.uint8), subifds=1, **options)
+        writer.write(rng.integers(0, 255, (152, 203, 3), np.uint8), subfiletype=1, **options)
+    return path
 
 
 @pytest.fixture
-def noise_slide() -> ArraySlide:
-    return ArraySlide(np.random.default_rng(5).integers(0, 255, (230, 310, 3), np.uint8))
+def slide(slide_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slide]:
+    """A slide that notes the size of every read in ``reads``."""
+    with open_slide(slide_file) as opened:
+        plain, reads = opened.read_grid, []
+
+        def noted(to_level0: Affine2D, size: tuple[int, int]) -> np.ndarray:
+            reads.append(size)
+            return plain(to_level0, size)
+
+        monkeypatch.setattr(opened, "read_grid", noted)
+        opened.reads = reads
+        yield opened

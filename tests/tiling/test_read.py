@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.geometry import Affine2D, PixelGrid
+from wsi_pipeline.models.roles import PairImages
 from wsi_pipeline.tiling.plan import PatchPair, TilePlan
 from wsi_pipeline.tiling.read import prefetch, read_pairs
 
@@ -16,72 +17,87 @@ def pairs_of(plan: TilePlan, number: int = 0, factor: float = 2.0) -> list[Patch
     return [PatchPair.of_tile(tile, plan.grid, factor) for tile in plan.batch(number)]
 
 
-def plan_over(width: int, height: int, *, overlap: int, keep=None, scale: float = 1.0) -> TilePlan:
-    grid = PixelGrid(width, height, Affine2D(scale, scale, 3.0, 7.0), 0.5 * scale)
+def plan_over(*, overlap: int = 32, keep=None, scale: float = 1.0, block: int = 8) -> TilePlan:
+    grid = PixelGrid(300, 220, Affine2D(scale, scale, 3.0, 7.0), 0.5 * scale)
     shape = TilePlan.shape(grid, 64, overlap)
-    return TilePlan(grid, 64, overlap, np.ones(shape, bool) if keep is None else keep(shape), block=8)
+    return TilePlan(grid, 64, overlap, np.ones(shape, bool) if keep is None else keep(shape), block)
 
 
-@pytest.mark.parametrize("overlap", [0, 7, 16, 32])
-@pytest.mark.parametrize("scale", [1.0, 1.25])
-@pytest.mark.parametrize("factor", [2.0, 3.0])
-def test_shared_reads_give_the_pixels_of_single_reads(noise_slide, overlap, scale, factor) -> None:
-    pairs = pairs_of(plan_over(220, 200, overlap=overlap, scale=scale), factor=factor)
-    together = read_pairs(noise_slide, pairs, low=True)
+def assert_same_as_single_reads(slide, pairs: list[PatchPair], images: PairImages) -> None:
     for row, pair in enumerate(pairs):
-        np.testing.assert_array_equal(together.high[row], noise_slide.read_grid(pair.high, (64, 64)))
-        np.testing.assert_array_equal(together.low[row], noise_slide.read_grid(pair.low, (64, 64)))
+        np.testing.assert_array_equal(images.high[row], slide.read_grid(pair.high, (64, 64)))
+        if images.low is not None:
+            np.testing.assert_array_equal(images.low[row], slide.read_grid(pair.low, (64, 64)))
 
 
-def test_overlapping_tiles_are_read_once_per_resolution(noise_slide) -> None:
-    pairs = pairs_of(plan_over(300, 220, overlap=32))
-    read_pairs(noise_slide, pairs, low=True)
-    assert len(noise_slide.reads) == 2
+@pytest.mark.parametrize("overlap", [0, 7, 32])
+@pytest.mark.parametrize("scale", [0.501, 1.0, 1.25, 1.4028, 2.0, 3.01])
+@pytest.mark.parametrize("factor", [2.0, 3.0])
+def test_shared_reads_give_to_the_last_bit_the_pixels_of_single_reads(slide, overlap, scale, factor) -> None:
+    pairs = pairs_of(plan_over(overlap=overlap, scale=scale), factor=factor)
+    assert_same_as_single_reads(slide, pairs, read_pairs(slide, pairs, low=True))
+
+
+def test_overlapping_tiles_are_fetched_once_per_resolution(slide) -> None:
+    pairs = pairs_of(plan_over())
+    read_pairs(slide, pairs, low=True)
+    assert len(slide.reads) == 2
     assert len(pairs) > 20
 
 
-def test_low_patches_are_never_read_at_the_high_resolution(noise_slide) -> None:
-    pairs = pairs_of(plan_over(300, 220, overlap=32), factor=4.0)
-    read_pairs(noise_slide, pairs, low=True)
-    high, low = (width * height for width, height in noise_slide.reads)
+def test_low_patches_come_from_a_coarser_level_where_there_is_one(slide) -> None:
+    pairs = pairs_of(plan_over(), factor=4.0)
+    read_pairs(slide, pairs, low=True)
+    high, low = (width * height for width, height in slide.reads)
     assert low < high
 
 
-def test_tiles_far_apart_are_not_read_with_the_gap_between_them(noise_slide) -> None:
+def test_tiles_far_apart_are_not_read_with_the_gap_between_them(slide) -> None:
     def corners(shape: tuple[int, int]) -> np.ndarray:
         keep = np.zeros(shape, bool)
         keep[[0, 0, -1, -1], [0, 1, -1, -2]] = True
         return keep
 
-    pairs = pairs_of(plan_over(300, 220, overlap=16, keep=corners))
-    images = read_pairs(noise_slide, pairs, low=False)
-    assert noise_slide.reads == [(112, 64), (112, 64)]
-    for row, pair in enumerate(pairs):
-        np.testing.assert_array_equal(images.high[row], noise_slide.read_grid(pair.high, (64, 64)))
+    pairs = pairs_of(plan_over(overlap=16, keep=corners))
+    images = read_pairs(slide, pairs, low=False)
+    assert len(slide.reads) == 2
+    assert slide.reads == [(112, 64), (112, 64)]
+    assert_same_as_single_reads(slide, pairs, images)
 
 
-def test_patches_of_different_rasters_keep_their_own_pixels(noise_slide) -> None:
+def test_pieces_stay_within_their_memory(slide, monkeypatch) -> None:
+    monkeypatch.setattr("wsi_pipeline.tiling.read.PIECE_PX", 20_000)
+    pairs = pairs_of(plan_over())
+    images = read_pairs(slide, pairs, low=True)
+    assert max(width * height for width, height in slide.reads) <= 20_000
+    assert_same_as_single_reads(slide, pairs, images)
+
+
+def test_patches_of_several_resolutions_in_one_call_keep_their_own_pixels(slide) -> None:
     pairs = [
         PatchPair.around(x, 100, scale=(s, s), size=64, context_factor=2)
-        for x, s in ((90, 1), (90.5, 1), (90, 2), (91, 1))
+        for x, s in ((90, 1), (90.5, 1), (90, 4), (91, 1.3))
     ]
-    images = read_pairs(noise_slide, pairs, low=False)
-    assert len(noise_slide.reads) == 3
-    for row, pair in enumerate(pairs):
-        np.testing.assert_array_equal(images.high[row], noise_slide.read_grid(pair.high, (64, 64)))
+    assert_same_as_single_reads(slide, pairs, read_pairs(slide, pairs, low=True))
 
 
-def test_outside_the_slide_is_white_and_low_is_left_out_unless_asked_for(noise_slide) -> None:
-    pair = PatchPair.around(-200, -200, scale=(1, 1), size=64, context_factor=2)
-    images = read_pairs(noise_slide, [pair], low=False)
+def test_outside_the_slide_is_white_and_low_is_left_out_unless_asked_for(slide) -> None:
+    pairs = [PatchPair.around(x, -200, scale=(1, 1), size=64, context_factor=2) for x in (-200, -190, 900)]
+    images = read_pairs(slide, pairs, low=False)
     assert (images.high == 255).all()
     assert images.low is None
 
 
-def test_pairs_of_different_size_are_refused(noise_slide) -> None:
+def test_pairs_across_the_border_of_the_slide_are_those_of_single_reads(slide) -> None:
+    places = [(x, y) for x in (-10, 20, 600) for y in (5, 30, 450)]
+    pairs = [PatchPair.around(x, y, scale=(1.1, 1.1), size=64, context_factor=2) for x, y in places]
+    assert_same_as_single_reads(slide, pairs, read_pairs(slide, pairs, low=True))
+
+
+def test_pairs_of_different_size_are_refused(slide) -> None:
     pairs = [PatchPair.around(50, 50, scale=(1, 1), size=size, context_factor=2) for size in (32, 64)]
     with pytest.raises(ValueError, match="one size"):
-        read_pairs(noise_slide, pairs, low=False)
+        read_pairs(slide, pairs, low=False)
 
 
 def test_prefetch_keeps_the_order_and_reads_ahead_of_the_consumer() -> None:

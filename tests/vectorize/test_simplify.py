@@ -44,7 +44,10 @@ def test_partition_stays_a_partition(random_labels, spec, tolerance, cell):
     found = simplified(labels, tolerance, cell)
     union = shapely.union_all(found.geometry)
     assert union.area == pytest.approx(shapely.area(found.geometry).sum(), abs=1e-6)
-    assert union.equals(shapely.box(0, 0, labels.shape[1], labels.shape[0])), "no gaps"
+    assert union.geom_type == "Polygon"
+    assert not union.interiors, "no gaps"
+    frame = shapely.box(0, 0, labels.shape[1], labels.shape[0])
+    assert shapely.hausdorff_distance(union.exterior, frame.exterior, densify=0.25) <= tolerance + 1e-9
 
 
 @given(IMAGES, TOLERANCES, CELLS)

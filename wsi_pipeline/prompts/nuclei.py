@@ -206,7 +206,7 @@ def _spaced(seeds: np.ndarray, depth: np.ndarray, least_radius: float, p: Nucleu
 
 def _areas_and_fills(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Area in px of labels 1 … count, and the share of its ellipse of inertia that each fills."""
-    rows, cols = (axis.astype(np.float64) for axis in np.indices(labels.shape))
+    rows, cols = np.mgrid[: labels.shape[0], : labels.shape[1]]
     area = np.bincount(labels.ravel(), minlength=count + 1)[1:].astype(np.float64)
     x, y, xx, yy, xy = (_means(labels, v, area) for v in (cols, rows, cols**2, rows**2, rows * cols))
     # 1/12: a pixel is a square, not a point

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi_pipeline.models.roles import MaskBatch, PromptBatch, Segmenter
+from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch, Segmenter
 
 ANSWER_PX = 2**24
 """Most window px of one decoder call: 64 MB of logits, and a few times that while they are looked at."""
@@ -65,3 +65,11 @@ def take(prompts: PromptBatch, rows: np.ndarray) -> PromptBatch:
         pick(prompts.point_labels),
         pick(prompts.masks),
     )
+
+
+def select(images: PairImages, rows: np.ndarray) -> PairImages:
+    """Some of the pairs."""
+    if len(rows) == len(images):
+        return images
+    low = None if images.low is None else images.low[rows]
+    return PairImages(images.high[rows], low, images.context_factor)

@@ -13,8 +13,9 @@ from wsi_pipeline.geometry import PixelGrid
 from wsi_pipeline.models.roles import PairImages, PromptBatch, Prompter, Segmenter
 from wsi_pipeline.segment import components, decoding
 from wsi_pipeline.segment.candidates import Candidate, accept, paint_logits
-from wsi_pipeline.segment.decoding import decode_in_calls, take, window_bounds, window_sides
+from wsi_pipeline.segment.decoding import decode_in_calls, select, take, window_bounds, window_sides
 from wsi_pipeline.segment.found import FoundObject, collect
+from wsi_pipeline.segment.memory import in_halves
 from wsi_pipeline.segment.objects import (
     SEAM_BOTTOM,
     SEAM_LEFT,
@@ -102,9 +103,7 @@ def segment_batch(
     objects: list[FoundObject] = []
     questions = _find_questions(prompter, images, tiles, plan)
     if len(questions):
-        answers = _answer(segmenter, images, questions, tiles, plan, workflow.segment)
-        for row, candidates in answers:
-            kept = _best(candidates, questions.scores, workflow.segment)
+        for row, kept in _answer_all(segmenter, images, questions, tiles, plan, workflow.segment):
             for candidate in kept:
                 paint_logits(canvas[row], candidate)
             objects += [_on_grid(one, tiles[row], plan.grid, class_id, questions.scores) for one in kept]
@@ -124,7 +123,7 @@ def _find_questions(prompter: Prompter, images: PairImages, tiles: Sequence[Tile
     worth = np.flatnonzero(~is_blank(images.high))
     none = Questions(np.zeros(0, int), np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32), np.zeros(0))
     found = [none]
-    detections = prompter.detect(_select(images, worth), mpp=plan.grid.mpp) if len(worth) else []
+    detections = prompter.detect(select(images, worth), mpp=plan.grid.mpp) if len(worth) else []
     for row, here in zip(worth, detections, strict=True):
         mine = _in_core(here.boxes, here.points, tiles[int(row)], plan.overlap)
         count = int(np.count_nonzero(mine))
@@ -142,37 +141,35 @@ def _in_core(boxes: np.ndarray, points: np.ndarray, tile: Tile, overlap: int) ->
     return ((centres >= low) & (centres < high)).all(axis=1)
 
 
-def _select(images: PairImages, rows: np.ndarray) -> PairImages:
-    if len(rows) == len(images):
-        return images
-    low = None if images.low is None else images.low[rows]
-    return PairImages(images.high[rows], low, images.context_factor)
-
-
-def _answer(
+def _answer_all(
     segmenter: Segmenter,
     images: PairImages,
     questions: Questions,
     tiles: Sequence[Tile],
     plan: TilePlan,
     settings: SegmentSettings,
-) -> Iterator[tuple[int, list[Candidate]]]:
-    """The accepted answers tile by tile; only tiles with a question are encoded."""
-    asked = np.unique(questions.tile)
-    embedding = segmenter.encode(_select(images, asked))
-    image_index = np.searchsorted(asked, questions.tile)
+) -> list[tuple[int, list[Candidate]]]:
+    """The objects of each tile with a question; no other tile is encoded."""
     limits = np.array([_limits(tile, plan.grid) for tile in tiles])[questions.tile]
-    batches = _prompt_batches(questions, image_index, segmenter.prompt_kinds)
-    cost = np.zeros(len(questions))
-    for rows, prompts in batches:
-        cost[rows] = window_sides(prompts, plan.size, settings.window_margin) ** 2
-    for group in _tile_groups(questions.tile, cost):
-        candidates: dict[int, list[Candidate]] = {int(row): [] for row in group}
+
+    def answer(asked: Sequence[int]) -> list[tuple[int, list[Candidate]]]:
+        of_these = np.flatnonzero(np.isin(questions.tile, asked))
+        embedding = segmenter.encode(select(images, np.array(asked)))
+        batches = _prompt_batches(questions, of_these, np.array(asked), segmenter.prompt_kinds)
+        side = np.zeros(len(questions))
         for rows, prompts in batches:
-            mine = np.flatnonzero(np.isin(questions.tile[rows], group))
-            for candidate in _decode(segmenter, embedding, rows[mine], take(prompts, mine), limits, settings):
-                candidates[int(questions.tile[candidate.row])].append(candidate)
-        yield from candidates.items()
+            side[rows] = window_sides(prompts, plan.size, settings.window_margin)
+        objects: list[tuple[int, list[Candidate]]] = []
+        for group in _tile_groups(questions.tile[of_these], side[of_these]):
+            candidates: dict[int, list[Candidate]] = {int(row): [] for row in group}
+            for rows, prompts in batches:
+                mine = np.flatnonzero(np.isin(questions.tile[rows], group))
+                for candidate in _decode(segmenter, embedding, rows[mine], take(prompts, mine), limits, settings):
+                    candidates[int(questions.tile[candidate.row])].append(candidate)
+            objects += [(row, _best(found, questions.scores, settings)) for row, found in candidates.items()]
+        return objects
+
+    return in_halves(answer, np.unique(questions.tile).tolist())
 
 
 def _limits(tile: Tile, grid: PixelGrid) -> tuple[int, int, int, int]:
@@ -182,13 +179,21 @@ def _limits(tile: Tile, grid: PixelGrid) -> tuple[int, int, int, int]:
 
 
 def _prompt_batches(
-    questions: Questions, image_index: np.ndarray, kinds: frozenset[str]
+    questions: Questions, chosen: np.ndarray, encoded: np.ndarray, kinds: frozenset[str]
 ) -> list[tuple[np.ndarray, PromptBatch]]:
-    """Question rows and their prompts: boxes where there are boxes and the model takes them, else points."""
-    boxed = ~np.isnan(questions.boxes[:, 0]) & ("box" in kinds)
+    """Question rows and their prompts: boxes where there are boxes and the model takes them, else points.
+
+    Args:
+        questions: all of the batch.
+        chosen: (n,) rows of ``questions`` to ask.
+        encoded: the tiles that were encoded, in order.
+        kinds: what the model takes.
+    """
+    image_index = np.searchsorted(encoded, questions.tile)
+    boxed = ~np.isnan(questions.boxes[chosen, 0]) & ("box" in kinds)
     batches = []
     if boxed.any():
-        rows = np.flatnonzero(boxed)
+        rows = chosen[boxed]
         batches.append((rows, PromptBatch(image_index[rows], boxes=questions.boxes[rows])))
     if not boxed.all():
         if "point" not in kinds:
@@ -196,23 +201,30 @@ def _prompt_batches(
                 "the prompts are points, and the model takes no points",
                 fix="Choose a prompt source that gives boxes, such as nucleus-detector, or a model that takes points",
             )
-        rows = np.flatnonzero(~boxed)
+        rows = chosen[~boxed]
         labels = np.ones((len(rows), 1), np.int64)
         batches.append((rows, PromptBatch(image_index[rows], points=questions.points[rows, None], point_labels=labels)))
     return batches
 
 
-def _tile_groups(tile: np.ndarray, cost: np.ndarray) -> list[np.ndarray]:
-    """Tiles with questions, in groups of consecutive ones whose answers fit in ``decoding.ANSWER_PX``."""
-    asked, place = np.unique(tile, return_inverse=True)
+def _tile_groups(tile: np.ndarray, side: np.ndarray) -> list[np.ndarray]:
+    """Tiles with questions, in groups of consecutive ones whose answers fit in one call, or single tiles.
+
+    So only a tile's own questions decide how they are cut into calls, whatever else is in the batch.
+
+    Args:
+        tile: (N,) tile of each question, ascending.
+        side: (N,) window side of each question, px.
+    """
     groups: list[list[int]] = []
-    room = 0.0
-    for row, need in zip(asked.tolist(), np.bincount(place, cost), strict=True):
-        if need > room:
+    count, longest = 0, 0.0
+    for row in np.unique(tile).tolist():
+        mine = side[tile == row]
+        count, longest = count + len(mine), max(longest, float(mine.max()))
+        if not groups or count * longest**2 > decoding.ANSWER_PX:
             groups.append([])
-            room = float(decoding.ANSWER_PX)
+            count, longest = len(mine), float(mine.max())
         groups[-1].append(row)
-        room -= need
     return [np.array(group) for group in groups]
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from wsi_pipeline.geometry import PixelGrid
 from wsi_pipeline.models.roles import PairImages, Segmenter
 from wsi_pipeline.prompts.prompt import Prompt
-from wsi_pipeline.segment.decoding import decode_in_calls
+from wsi_pipeline.segment.decoding import decode_in_calls, select
 from wsi_pipeline.segment.found import FoundObject, collect
+from wsi_pipeline.segment.memory import in_halves
 from wsi_pipeline.segment.objects import ObjectBatch
 from wsi_pipeline.segment.onto_grid import outline_onto_grid
 from wsi_pipeline.segment.placement import Box, PairKey, Placement
@@ -157,20 +158,34 @@ def _ask_round(job: _Job, prompts: Sequence[Prompt], steps: Mapping[int, int]) -
     keys = sorted(on_pair)
     parts = [keys[start : start + PAIRS_AT_ONCE] for start in range(0, len(keys), PAIRS_AT_ONCE)]
     for part, images in prefetch((part, _read(job, part)) for part in parts):
-        groups: dict[tuple[str, tuple[bool, bool, bool]], list[Asked]] = {}
-        for image, key in enumerate(part):
-            for index in on_pair[key]:
-                prompt = prompts[index]
-                question = pose(prompt, job.placement.to_patch(key), job.segmenter, use_outline=job.use_outline)
-                if question is None:
-                    yield index, Verdict(reason=f"the model takes no {prompt.kind} prompts")
-                else:
-                    asked = Asked(index, prompt, question, key, image)
-                    groups.setdefault((prompt.kind, question.make_up), []).append(asked)
-        if groups:
-            embedding = job.segmenter.encode(images)
-            for _, asked_alike in sorted(groups.items()):
-                yield from _ask(job, embedding, asked_alike, job.settings.window_margin)
+
+        def ask(
+            rows: Sequence[int], part: Sequence[PairKey] = part, images: PairImages = images
+        ) -> list[tuple[int, Verdict]]:
+            on_these = {part[row]: on_pair[part[row]] for row in rows}
+            return list(_ask_pairs(job, prompts, on_these, select(images, np.array(rows))))
+
+        yield from in_halves(ask, range(len(part)))
+
+
+def _ask_pairs(
+    job: _Job, prompts: Sequence[Prompt], on_pair: Mapping[PairKey, Sequence[int]], images: PairImages
+) -> Iterator[tuple[int, Verdict]]:
+    """Encode some pairs, given with the indices of their prompts and in the order of ``images``, and ask."""
+    groups: dict[tuple[str, tuple[bool, bool, bool]], list[Asked]] = {}
+    for image, (key, indices) in enumerate(on_pair.items()):
+        for index in indices:
+            prompt = prompts[index]
+            question = pose(prompt, job.placement.to_patch(key), job.segmenter, use_outline=job.use_outline)
+            if question is None:
+                yield index, Verdict(reason=f"the model takes no {prompt.kind} prompts")
+            else:
+                asked = Asked(index, prompt, question, key, image)
+                groups.setdefault((prompt.kind, question.make_up), []).append(asked)
+    if groups:
+        embedding = job.segmenter.encode(images)
+        for _, asked_alike in sorted(groups.items()):
+            yield from _ask(job, embedding, asked_alike, job.settings.window_margin)
 
 
 def _read(job: _Job, keys: Sequence[PairKey]) -> PairImages:

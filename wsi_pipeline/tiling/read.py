@@ -1,7 +1,8 @@
 """Pixels of patch pairs, both patches read from the slide itself.
 
-Neighbouring tiles share pixels. Patches that lie on one pixel raster are therefore read as one piece and sliced,
-as long as the piece is not much bigger than the patches together; the pixels are the same as those of single reads.
+Neighbouring patches share pixels, low ones most of them. Patches that lie on one pixel raster are therefore read as
+one piece and sliced, as long as the piece is not much bigger than the patches together. A slide gives a pixel the
+same value whatever raster it is asked for in, so the result is, to the last bit, that of single reads.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from wsi_pipeline.tiling.plan import PatchPair
 
 T = TypeVar("T")
 
-UNION_SHARE = 1.25
-"""A shared piece may hold this many times the px of its patches: beyond, its gaps cost more than overlaps save."""
+PIECE_SHARE = 1.25
+"""A piece may hold this many times the px of its patches: beyond, its gaps cost more than the overlaps save."""
 
-UNION_PX = 2**25
-"""Largest shared piece, px; 100 MB of RGB, so that reading never needs much more memory than the patches."""
+PIECE_PX = 2**25
+"""Largest piece, px; 100 MB of RGB, so that sharing never needs much more memory than the patches."""
 
 RASTER_TOLERANCE = 1e-6
 """Px by which two patches may miss a common raster; composed affines differ by rounding only, far below this."""
@@ -41,7 +42,7 @@ def read_pairs(slide: GridReader, pairs: Sequence[PatchPair], *, low: bool) -> P
     """Read the pixels of B patch pairs of one size and context factor.
 
     Args:
-        slide: where to read; picks the best level for each resolution by itself, white outside.
+        slide: where to read; each patch comes from the level that suits its resolution, white outside.
         pairs: B pairs; neighbours on one raster share their reads.
         low: whether to read the low patches too.
 
@@ -97,7 +98,7 @@ def _read_pieces(slide: GridReader, anchor: Affine2D, rows: np.ndarray, xy: np.n
     size = images.shape[1]
     corner = xy.min(axis=0)
     width, height = (int(v) for v in xy.max(axis=0) - corner + size)
-    if len(rows) > 1 and width * height > min(UNION_SHARE * len(rows) * size**2, UNION_PX):
+    if len(rows) > 1 and width * height > min(PIECE_SHARE * len(rows) * size**2, PIECE_PX):
         order = np.argsort(xy[:, 0 if width > height else 1], kind="stable")
         for half in np.array_split(order, 2):
             _read_pieces(slide, anchor, rows[half], xy[half], images)

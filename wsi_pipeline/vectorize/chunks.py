@@ -155,7 +155,7 @@ def trace_chunk(labels: np.ndarray, grid: ChunkGrid, index: int, tolerance: floa
     padded = _padded(labels, grid, index, tolerance)
     frame, (x0, y0, x1, y1) = grid.frame(index, tolerance), grid.bounds(index)
     own = padded[y0 - frame[1] : y1 - frame[1] + 2, x0 - frame[0] : x1 - frame[0] + 2]
-    component = connected_labels(own[1:-1, 1:-1], connectivity=1, background=0)
+    component, count = connected_labels(own[1:-1, 1:-1], connectivity=1, background=0, return_num=True)
     edges = find_edges(own)
     turns, touches = edges.turns()
     x, y = edges.start()
@@ -165,7 +165,8 @@ def trace_chunk(labels: np.ndarray, grid: ChunkGrid, index: int, tolerance: floa
     else:
         kept = turns
     chains = _collapse(edges, kept, touches, np.array([x0, y0]))
-    row, col = np.divmod(chains.pixel, own.shape[1])
+    row, col = np.divmod(edges.pixel, own.shape[1])
+    component_of_edge = component[row - 1, col - 1]
     key, contact = _contacts(own, component, x0, y0)
     return ChunkOutlines(
         index=index,
@@ -173,8 +174,8 @@ def trace_chunk(labels: np.ndarray, grid: ChunkGrid, index: int, tolerance: floa
         flags=chains.flags,
         offset=chains.offset,
         end=chains.end.astype(np.int32),
-        component=component[row - 1, col - 1].astype(np.int32),
-        label=_component_labels(own[1:-1, 1:-1], component),
+        component=component_of_edge[chains.first].astype(np.int32),
+        label=_component_labels(edges, component_of_edge, count),
         contact_key=key,
         contact_component=contact.astype(np.int32),
     )
@@ -199,7 +200,7 @@ class _Chains:
     flags: np.ndarray
     offset: np.ndarray
     end: np.ndarray
-    pixel: np.ndarray  # of the first edge of each chain
+    first: np.ndarray  # number of the first edge of each chain
 
 
 def _collapse(edges: Edges, kept: np.ndarray, touches: np.ndarray, origin: np.ndarray) -> _Chains:
@@ -213,15 +214,15 @@ def _collapse(edges: Edges, kept: np.ndarray, touches: np.ndarray, origin: np.nd
     point = order[stays]
     flags = kept[point] * np.uint8(KEPT) + touches[point] * np.uint8(TOUCH)
     leaves = np.where(closed[:, None], -1, end[last] + origin)
-    return _Chains(start[point] + origin, flags, offsets(counts), leaves, edges.pixel[first])
+    return _Chains(start[point] + origin, flags, offsets(counts), leaves, first)
 
 
-def _component_labels(labels: np.ndarray, component: np.ndarray) -> np.ndarray:
+def _component_labels(edges: Edges, component_of_edge: np.ndarray, count: int) -> np.ndarray:
     """(N,) int64 the label of component 1, 2, ..."""
-    flat = component.ravel()
-    result = np.zeros(int(flat.max(initial=0)) + 1, np.int64)
-    result[flat] = labels.ravel()
-    return result[1:]
+    # A component without an edge fills the whole chunk and is the only one.
+    result = np.full(count, edges.labels[1, 1], np.int64)
+    result[component_of_edge - 1] = edges.label()
+    return result
 
 
 def _contacts(own: np.ndarray, component: np.ndarray, x0: int, y0: int) -> tuple[np.ndarray, np.ndarray]:

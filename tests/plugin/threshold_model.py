@@ -1,0 +1,69 @@
+"""A plug-in model without a network: what is dark inside a prompt is the object.
+
+It stands in for the real models wherever a test is about the way of a slide and not about masks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pipeline.models.registry import ModelSpec
+from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
+from wsi_pipeline.workflow import SegmentSettings
+
+DARK = 160
+"""Grey value below which a pixel belongs to an object."""
+POINT_BOX = 24
+"""Half side, px, of the box a point stands for."""
+
+
+@dataclass
+class ThresholdSegmenter:
+    """``delay`` is the time in seconds that encoding one pair takes."""
+
+    delay: float = 0.0
+    input_size: int = 256
+    mask_size: int = 64
+    uses_low_patch: bool = False
+    prompt_kinds: frozenset[str] = frozenset({"box", "point", "mask"})
+
+    def encode(self, pairs: PairImages) -> np.ndarray:
+        """(B, S, S) float32 grey values."""
+        time.sleep(self.delay * len(pairs))
+        return pairs.high.mean(axis=3, dtype=np.float32)
+
+    def decode(self, embedding: np.ndarray, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+        size = self.input_size
+        boxes = self._boxes(prompts)
+        logits = np.full((len(boxes), size, size), -8, np.float32)
+        for row, (x0, y0, x1, y1) in enumerate(boxes):
+            grey = embedding[prompts.image_index[row], y0:y1, x0:x1]
+            logits[row, y0:y1, x0:x1] = np.where(grey < DARK, 6, -6)
+        return MaskBatch(logits, np.zeros((len(boxes), 2), np.int64), np.full(len(boxes), 0.9, np.float32))
+
+    def _boxes(self, prompts: PromptBatch) -> np.ndarray:
+        """(N, 4) int64, grown by a pixel and cut to the patch."""
+        if prompts.boxes is not None:
+            boxes = prompts.boxes + np.array([-2, -2, 2, 2], np.float32)
+        else:
+            points = np.asarray(prompts.points)[:, 0]
+            boxes = np.concatenate([points - POINT_BOX, points + POINT_BOX], axis=1)
+        return np.clip(np.rint(boxes), 0, self.input_size).astype(np.int64)
+
+
+def _build(settings: SegmentSettings, *, device: str, dtype: str) -> ThresholdSegmenter:
+    return ThresholdSegmenter(float(os.environ.get("THRESHOLD_MODEL_DELAY", "0")))
+
+
+SPEC = ModelSpec(
+    name="threshold",
+    roles=("Segmenter",),
+    description="dark pixels inside the prompt, for tests",
+    build=_build,
+    weight_files=lambda settings: {"backbone": Path(__file__)},
+)
