@@ -153,6 +153,9 @@ class QuPathPrompts(Section):
     roi_classes: list[str] = Field(["Region*"], description="annotations of these classes limit the run")
     negative_classes: list[str] = Field(["Ignore*", "Negative"], description="points of these classes mean 'not here'")
     use_outline: bool = Field(True, description="an outline is a mask prompt too, where the model takes masks")
+    fallback: Literal["keep", "drop"] = Field(
+        "keep", description="what an annotation without a usable answer leaves: its own outline, or nothing"
+    )
 
 
 PromptSettings = Annotated[

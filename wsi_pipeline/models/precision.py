@@ -60,13 +60,13 @@ def pick_device(device: str) -> str:
     Raises:
         WorkflowError: no such device here.
     """
+    if device == "cpu":
+        return device
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
-    if kind == "cpu" and not number:
-        return device
     if kind != "cuda" or (number and not number.isdigit()):
         raise WorkflowError(f"no such device: {device}", where="segment.device", fix="Use auto, cpu, cuda or cuda:0")
     if int(number or 0) >= torch.cuda.device_count():

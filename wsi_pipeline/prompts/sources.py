@@ -22,4 +22,6 @@ def build_prompter(settings: PromptSettings | None) -> Prompter:
 
         return PointGrid(settings)
     source = "none" if settings is None else settings.source
-    raise WorkflowError(f"{source} gives no prompts per tile", where="prompts.source", fix="Use nucleus-detector or grid")
+    raise WorkflowError(
+        f"{source} gives no prompts per tile", where="prompts.source", fix="Use nucleus-detector or grid"
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def run_archive(
     from wsi_pipeline.models.registry import check_prompts, weights_of
     from wsi_pipeline.slides.slide import find_slides
 
-    paths = find_slides(slides)
+    paths = [Path(os.path.abspath(path)) for path in find_slides(slides)]
+    options = replace(options, output=Path(os.path.abspath(options.output)))  # workers may live in another folder
     weights: list[dict[str, Any]] = []
     if workflow.segment is not None and workflow.prompts is not None:
         check_prompts(workflow.segment, workflow.prompts)
@@ -118,7 +120,7 @@ def run_archive(
         return EXIT_INTERRUPTED
     finally:
         failed = any(row.state == "failed" for row in ledger.slides() if row.path in {str(p) for p in paths})
-        _write_report(options.output, ledger)
+        _write_report(options.output, ledger, reporter)
         ledger.close()
         reporter.close()
     return EXIT_SOME_FAILED if failed else EXIT_OK
@@ -135,8 +137,9 @@ def _run_isolated(task: SlideTask, context: RunContext) -> None:
         reason = str(error)
     except Exception as error:
         reason = f"{task.path}: {type(error).__name__}: {error}".splitlines()[0]
-        task.output.mkdir(parents=True, exist_ok=True)
-        (task.output / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with suppress(OSError):  # a full disk may be the reason
+            task.output.mkdir(parents=True, exist_ok=True)
+            (task.output / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
     else:
         return
     context.ledger.set_state(task.id, "failed", reason=reason)
@@ -160,6 +163,8 @@ def _prepare_model(client: Any, workflow: Workflow, output: Path) -> dict[str, A
 def _open_output(output: Path, workflow: Workflow, *, overwrite: bool) -> Ledger:
     try:
         output.mkdir(parents=True, exist_ok=True)
+        for left in output.glob("*.partial"):  # by a run that was killed
+            left.unlink()
         probe = output / ".write-test"
         probe.write_bytes(b"x")
         probe.unlink()
@@ -194,6 +199,8 @@ def _prompt_files(paths: Sequence[Path], workflow: Workflow, options: RunOptions
         raise PromptError(
             f"the workflow {workflow.name} needs prompts", where=workflow.name, fix="Give --prompts annotations.geojson"
         )
+    if not source.exists():
+        raise PromptError("no such file", where=source, fix="Check the path")
     if source.is_dir():
         return {path: _prompt_in(source, slide_name(path)) for path in paths}
     if len(paths) > 1 and options.prompts is not None:
@@ -231,10 +238,13 @@ def _assign_ids(paths: Sequence[Path], ledger: Ledger, reporter: Reporter) -> di
     return ids
 
 
-def _write_report(output: Path, ledger: Ledger) -> None:
+def _write_report(output: Path, ledger: Ledger, reporter: Reporter) -> None:
     from wsi_pipeline.export.report import write_report
 
-    write_report(output, list(ledger.slides()))
+    try:
+        write_report(output, list(ledger.slides()))
+    except OutputError as error:  # the results are there without it
+        reporter.say(f"no report: {error}")
 
 
 @contextmanager

@@ -62,6 +62,8 @@ def connect(address: str | None = None, *, workers: int | None = None, threads: 
             threads_per_worker=READ_AHEAD_THREADS,
             host="127.0.0.1",
             dashboard_address=None,
+            # without a dashboard Dask still opens port 8787, and complains when another run has it
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,

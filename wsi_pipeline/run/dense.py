@@ -39,13 +39,14 @@ def run(walk: Walk) -> int:
     walk.stage("stitch", tasks.stitch_shard, _shard_tasks(job, plan), len(shards))
     write_levels(walk, job)
     numbers = _vectorize(walk, job)
-    annotations = tissue_rows(tissue, walk.info, walk.fingerprint) if workflow.export.tissue_annotations else None
+    annotations = tissue_rows(tissue, walk.info, walk.identity) if workflow.export.tissue_annotations else None
     return export(walk, job, [job.row_file(number) for number in numbers], annotations).rows
 
 
 def _plan(walk: Walk, job: SlideJob, tissue: TissueMask) -> TilePlan:
     tiling, size = job.workflow.tiling, walk.context.input_size
-    overlap = round(tiling.overlap.px(job.grid.mpp))
+    # even, so that the centres of all tiles, and with them the low patches, lie on one raster
+    overlap = 2 * round(tiling.overlap.px(job.grid.mpp) / 2)
     if overlap > size // 2:
         raise WorkflowError(
             f"an overlap of {overlap} px is more than half of the model's {size} px tiles",

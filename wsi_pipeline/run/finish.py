@@ -93,9 +93,9 @@ def _export(
         write_csv(output / "objects.csv", read_fragments(rows))
     if settings.ome_tiff:
         from wsi_pipeline.export.ome_tiff import write_ome_tiff
-        from wsi_pipeline.run.job import open_pyramid
+        from wsi_pipeline.run.job import pyramid_of
 
-        write_ome_tiff(open_pyramid(job.pyramid), output / "masks.ome.tif")
+        write_ome_tiff(pyramid_of(job), output / "masks.ome.tif")
     if settings.overview:
         names = {name for name in job.classes if name is not None} | {"Region*", "Artefact*"}
         shown = {name: class_color(name, colors) for name in names}

@@ -42,6 +42,7 @@ class SlideJob:
         workflow: what to do.
         dtype: precision of the model, ``fp32`` or ``bf16``; decided once for a run.
         fingerprint: of everything the results follow from.
+        identity: of what decides which objects there are, and no more: their ids are made from it.
         grid: the working grid.
         classes: class names; an object's class id is an index into them, and 0 is no class.
         scratch: folder of intermediate files.
@@ -53,6 +54,7 @@ class SlideJob:
     workflow: Workflow
     dtype: str
     fingerprint: str
+    identity: str
     grid: PixelGrid
     classes: tuple[str | None, ...]
     scratch: Path
@@ -115,8 +117,7 @@ def save_plan(plan: TilePlan, path: Path) -> None:
 
 
 @lru_cache(maxsize=4)
-def load_plan(path: Path, grid: PixelGrid) -> TilePlan:
-    """The plan ``save_plan`` kept."""
+def _load_plan(path: Path, grid: PixelGrid, fingerprint: str) -> TilePlan:
     with np.load(path, allow_pickle=False) as data:
         return TilePlan(grid, int(data["size"]), int(data["overlap"]), data["keep"], int(data["block"]))
 
@@ -153,24 +154,35 @@ class ObjectFacts:
 
 
 @lru_cache(maxsize=1)
-def load_objects(path: Path) -> ObjectFacts:
-    """What ``ObjectFacts.save`` kept."""
+def _load_objects(path: Path, fingerprint: str) -> ObjectFacts:
     with np.load(path, allow_pickle=False) as data:
         return ObjectFacts(**{f.name: data[f.name] for f in fields(ObjectFacts)})
 
 
 @lru_cache(maxsize=4)
-def open_pyramid(path: Path) -> MaskPyramid:
-    """This process's handle of a mask pyramid."""
+def _open_pyramid(path: Path, fingerprint: str) -> MaskPyramid:
     from wsi_pipeline.stitching.ngff import MaskPyramid
 
     return MaskPyramid.open(path)
 
 
-def forget_slide() -> None:
-    """Let go of what is kept of slides, for when files of the same names are written anew."""
-    for kept in (load_plan, load_objects, open_pyramid):
-        kept.cache_clear()
+# A worker of a standing cluster outlives runs, and files of the same names are written anew after a change of settings:
+# so what it keeps of them is kept under the run's fingerprint, too.
+
+
+def plan_of(job: SlideJob) -> TilePlan:
+    """The plan ``save_plan`` kept."""
+    return _load_plan(job.plan_file, job.grid, job.fingerprint)
+
+
+def objects_of(job: SlideJob) -> ObjectFacts:
+    """What ``ObjectFacts.save`` kept."""
+    return _load_objects(job.objects_file, job.fingerprint)
+
+
+def pyramid_of(job: SlideJob) -> MaskPyramid:
+    """This process's handle of the job's mask pyramid."""
+    return _open_pyramid(job.pyramid, job.fingerprint)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,10 +47,11 @@ class Ledger:
         path: the SQLite file; made when missing.
 
     Raises:
-        OutputError: the file cannot be written or is no ledger.
+        OutputError: the file cannot be written or is no ledger; so do all methods that write.
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self._db = sqlite3.connect(path, timeout=30)
             self._db.executescript(_SCHEMA)
@@ -79,34 +80,34 @@ class Ledger:
 
     def add(self, slide_id: str, path: str) -> None:
         """Enter a slide as pending; an entry that exists stays as it is."""
-        with self._db:
-            self._db.execute(
-                "INSERT OR IGNORE INTO slides (id, path, state) VALUES (?, ?, 'pending')", (slide_id, path)
-            )
+        self._write("INSERT OR IGNORE INTO slides (id, path, state) VALUES (?, ?, 'pending')", slide_id, path)
 
     def set_state(
         self, slide_id: str, state: State, *, reason: str | None = None, fingerprint: str | None = None
     ) -> None:
         """Record a slide's state; a ``fingerprint`` of None keeps the old one."""
-        with self._db:
-            self._db.execute(
-                "UPDATE slides SET state = ?, reason = ?, fingerprint = COALESCE(?, fingerprint) WHERE id = ?",
-                (state, reason, fingerprint, slide_id),
-            )
+        query = "UPDATE slides SET state = ?, reason = ?, fingerprint = COALESCE(?, fingerprint) WHERE id = ?"
+        self._write(query, state, reason, fingerprint, slide_id)
 
-    def forget_tasks(self, slide_id: str) -> None:
-        """Drop a slide's finished tasks, because its results no longer count."""
-        with self._db:
-            self._db.execute("DELETE FROM tasks WHERE slide = ?", (slide_id,))
+    def forget_tasks(self, slide_id: str, *, keep: Sequence[str] = ()) -> None:
+        """Drop a slide's finished tasks, but for those of the stages to ``keep``, because they no longer count."""
+        marks = ", ".join("?" * len(keep))
+        self._write(f"DELETE FROM tasks WHERE slide = ? AND stage NOT IN ({marks})", slide_id, *keep)
 
     def finish(self, slide_id: str, stage: str, number: int, facts: dict[str, Any]) -> None:
         """Record a finished task and the small facts it returned."""
-        with self._db:
-            self._db.execute(
-                "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?)", (slide_id, stage, number, json.dumps(facts))
-            )
+        self._write("INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?)", slide_id, stage, number, json.dumps(facts))
 
     def finished(self, slide_id: str, stage: str) -> dict[int, dict[str, Any]]:
         """Finished tasks of one stage: number → facts."""
         query = "SELECT number, facts FROM tasks WHERE slide = ? AND stage = ? ORDER BY number"
         return {number: json.loads(facts) for number, facts in self._db.execute(query, (slide_id, stage))}
+
+    def _write(self, query: str, *values: object) -> None:
+        try:
+            with self._db:
+                self._db.execute(query, values)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"the ledger cannot be written ({error})", where=self.path, fix="Check free space and permissions"
+            ) from None

@@ -48,7 +48,7 @@ def run(walk: Walk) -> int:
     walk.stage("stitch", tasks.stitch_shard, _shard_tasks(job, found), len(pyramid.shards(0)))
     write_levels(walk, job)
     walk.stage("outline", tasks.write_prompt_rows, _numbered(job, parts), len(parts))
-    annotations = tissue_rows(tissue, walk.info, walk.fingerprint) if workflow.export.tissue_annotations else None
+    annotations = tissue_rows(tissue, walk.info, walk.identity) if workflow.export.tissue_annotations else None
     rows = [job.row_file(number) for number in range(len(parts))]
     return export(walk, job, rows, annotations, asked.class_colors).rows
 

@@ -33,7 +33,7 @@ def rows_of_labels(job: SlideJob, found: VectorObjects, facts: ObjectFacts) -> p
     return _table(
         job,
         shapely.transform(found.geometry, job.grid.to_level0.apply),
-        id=[stable_id(job.fingerprint, value) for value in label.tolist()],
+        id=[stable_id(job.identity, value) for value in label.tolist()],
         label=label,
         object_type=job.workflow.export.object_type,
         **{"class": _class_names(job, facts.class_id[label])},

@@ -24,6 +24,24 @@ if TYPE_CHECKING:
 SCRATCH = ".scratch"
 """Folder of intermediate files inside a slide's output folder."""
 
+_RESULTS = (
+    "slide.json",
+    "annotations.geojson",
+    "annotations.geojson.gz",
+    "annotations.part*.geojson",
+    "annotations.part*.geojson.gz",
+    "annotations.import.groovy",
+    "objects.parquet",
+    "objects.csv",
+    "tissue.parquet",
+    "overview.png",
+    "masks.ome.zarr",
+    "masks.ome.tif",
+)
+"""Everything a run leaves in a slide's folder; what else lies there is not ours."""
+
+_BEFORE_PYRAMID = ("segment", "seams")
+
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
@@ -68,6 +86,7 @@ class Walk:
     context: RunContext
     info: SlideInfo
     fingerprint: str
+    identity: str
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +102,7 @@ class Walk:
             workflow=self.context.workflow,
             dtype=self.context.dtype,
             fingerprint=self.fingerprint,
+            identity=self.identity,
             grid=grid,
             classes=classes,
             scratch=self.scratch,
@@ -137,13 +157,14 @@ def run_slide(task: SlideTask, context: RunContext) -> None:
 
     with open_slide(task.path, mpp=task.mpp) as slide:
         info = slide.info
-    fingerprint = _fingerprint(task, context, info)
+    parts = _parts(task, context, info)
+    fingerprint = fingerprint_of(parts)
     if _is_done(task, context, fingerprint):
         row = context.ledger.slide(task.id)
         context.reporter.finish(task.id, row.state if row else "done", reason="finished by an earlier run")
         return
     _prepare(task, context, fingerprint)
-    walk = Walk(task, context, info, fingerprint, warnings=list(info.warnings))
+    walk = Walk(task, context, info, fingerprint, _identity(parts), warnings=list(info.warnings))
     if context.workflow.segment is None:
         objects = tissue_only.run(walk)
     elif context.workflow.prompted:
@@ -153,22 +174,29 @@ def run_slide(task: SlideTask, context: RunContext) -> None:
     _finish(walk, objects)
 
 
-def _fingerprint(task: SlideTask, context: RunContext, info: SlideInfo) -> str:
-    """Of everything the results follow from: where it differs, old results do not count."""
+def _parts(task: SlideTask, context: RunContext, info: SlideInfo) -> dict[str, Any]:
+    """Everything the results follow from: where it differs, old results do not count."""
     tissue = context.workflow.tissue.mask
-    return fingerprint_of(
-        {
-            "workflow": context.workflow.model_dump(mode="json", by_alias=True),
-            "weights": context.weights,
-            "dtype": context.dtype,
-            "threads": context.threads,
-            "slide": info.fingerprint,
-            "mpp": [info.resolution.x, info.resolution.y],
-            "roi": context.roi,
-            "prompts": file_sha256(task.prompts) if task.prompts and task.prompts.is_file() else None,
-            "tissue": file_sha256(tissue) if tissue and tissue.is_file() else None,
-        }
-    )
+    return {
+        "workflow": context.workflow.model_dump(mode="json", by_alias=True),
+        "weights": context.weights,
+        "dtype": context.dtype,
+        "threads": context.threads,
+        "slide": info.fingerprint,
+        "mpp": [info.resolution.x, info.resolution.y],
+        "roi": context.roi,
+        "prompts": file_sha256(task.prompts) if task.prompts and task.prompts.is_file() else None,
+        "tissue": file_sha256(tissue) if tissue and tissue.is_file() else None,
+    }
+
+
+def _identity(parts: dict[str, Any]) -> str:
+    """Of what decides which objects there are: how work is cut up and what is written of it changes no id."""
+    workflow = {key: dict(value) if isinstance(value, dict) else value for key, value in parts["workflow"].items()}
+    for section in ("name", "description", "vectorize", "export"):
+        del workflow[section]
+    del workflow["tiling"]["batch"], workflow["stitch"]["chunk"], workflow["stitch"]["shard"]
+    return fingerprint_of(parts | {"workflow": workflow})
 
 
 def _is_done(task: SlideTask, context: RunContext, fingerprint: str) -> bool:
@@ -191,12 +219,29 @@ def _prepare(task: SlideTask, context: RunContext, fingerprint: str) -> None:
             context.reporter.say(f"{task.id}: the slide, settings or weights changed since; it is done anew")
         context.ledger.forget_tasks(task.id)
         shutil.rmtree(task.output / SCRATCH, ignore_errors=True)
-        shutil.rmtree(task.output / "masks.ome.zarr", ignore_errors=True)
-        for result in ("slide.json", "error.txt"):
-            (task.output / result).unlink(missing_ok=True)
+        _remove(task.output, _RESULTS)
+    _forget_lost_files(task, context)
+    _remove(task.output, ("error.txt", "*.partial"))  # of a run that failed, of one that was killed
     for folder in ("objects", "seams", "outlines", "rows"):
         (task.output / SCRATCH / folder).mkdir(parents=True, exist_ok=True)
     context.ledger.set_state(task.id, "running", fingerprint=fingerprint)
+
+
+def _remove(folder: Path, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _forget_lost_files(task: SlideTask, context: RunContext) -> None:
+    """A finished task whose files somebody removed is not finished."""
+    if not (task.output / SCRATCH).is_dir():
+        context.ledger.forget_tasks(task.id)
+    elif not (task.output / "masks.ome.zarr").is_dir():
+        context.ledger.forget_tasks(task.id, keep=_BEFORE_PYRAMID)
 
 
 def _finish(walk: Walk, objects: int) -> None:

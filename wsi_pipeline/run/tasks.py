@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from wsi_pipeline.files import beside
-from wsi_pipeline.run.job import SlideJob, load_objects, load_plan, open_pyramid, segmenter_of
+from wsi_pipeline.run.job import SlideJob, objects_of, plan_of, pyramid_of, segmenter_of
 from wsi_pipeline.segment.objects import ObjectBatch
 from wsi_pipeline.stitching.ids import object_ids
+from wsi_pipeline.workflow import QuPathPrompts
 
 if TYPE_CHECKING:
     from wsi_pipeline.prompts.prompt import Prompt
@@ -33,7 +34,7 @@ def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
     path = job.batch_file(number)
     if path.exists():
         return _batch_facts(ObjectBatch.load(path)) | {"reused": True}
-    segmenter, plan, slide = segmenter_of(job), load_plan(job.plan_file, job.grid), job.open()
+    segmenter, plan, slide = segmenter_of(job), plan_of(job), job.open()
     started = time.perf_counter()
     images = read_batch(
         slide, plan, number, low=segmenter.uses_low_patch, context_factor=job.workflow.tiling.context_factor
@@ -68,7 +69,7 @@ def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -
     with segmenter.timed() as model:
         class_ids = {name: index for index, name in enumerate(job.classes) if name is not None}
         batch, issues = segment_prompts(
-            job.open(), prompts, job.grid, segmenter, job.workflow, class_ids, fallback="keep"
+            job.open(), prompts, job.grid, segmenter, job.workflow, class_ids, fallback=_fallback(job)
         )
     _write_issues(issues_file, issues)
     batch.save(path)
@@ -87,7 +88,7 @@ def find_seams(job: SlideJob, number: int, first: np.ndarray, merge_iou: float) 
     """
     from wsi_pipeline.stitching.seams import find_conflicts, later_neighbours, owned
 
-    plan = load_plan(job.plan_file, job.grid)
+    plan = plan_of(job)
     batches = {n: ObjectBatch.load(job.batch_file(n)) for n in [number, *later_neighbours(number, plan)]}
     ids = {n: object_ids(batch, first) for n, batch in batches.items()}
     batch = batches[number]
@@ -108,13 +109,13 @@ def stitch_shard(job: SlideJob, row: int, col: int, batches: Sequence[int], blen
     from wsi_pipeline.stitching.blend import blend
     from wsi_pipeline.stitching.paint import paint
 
-    pyramid = open_pyramid(job.pyramid)
+    pyramid = pyramid_of(job)
     region = pyramid.shard_region(0, row, col)
     loaded = [ObjectBatch.load(job.batch_file(number)) for number in batches]
-    objects = load_objects(job.objects_file)
+    objects = objects_of(job)
     ids = [objects.ids_of(batch, number) for batch, number in zip(loaded, batches, strict=True)]
     instance, class_ = paint(region, loaded, ids, objects.root, objects.class_id)
-    overlap = load_plan(job.plan_file, job.grid).overlap if blended else 0
+    overlap = plan_of(job).overlap if blended else 0
     probability = blend(region, loaded, overlap) if blended else None
     pyramid.write_shard(row, col, instance, class_, probability)
     return {}
@@ -122,7 +123,7 @@ def stitch_shard(job: SlideJob, row: int, col: int, batches: Sequence[int], blen
 
 def build_level(job: SlideJob, level: int, row: int, col: int) -> dict[str, Any]:
     """One shard of a coarser level."""
-    open_pyramid(job.pyramid).build_shard(level, row, col)
+    pyramid_of(job).build_shard(level, row, col)
     return {}
 
 
@@ -133,7 +134,7 @@ def trace(job: SlideJob, number: int) -> dict[str, Any]:
     path = job.outline_file(number)
     if not path.exists():
         grid, tolerance = job.chunk_grid, job.simplify_px
-        labels = open_pyramid(job.pyramid).read_labels("instance", *grid.read_bounds(number, tolerance))
+        labels = pyramid_of(job).read_labels("instance", *grid.read_bounds(number, tolerance))
         trace_chunk(labels, grid, number, tolerance).save(path)
     return {}
 
@@ -151,7 +152,7 @@ def write_rows(job: SlideJob, number: int, task: ChunkTask) -> dict[str, Any]:
         min_area=job.min_area_px,
         fill_holes=job.fill_holes_px,
     )
-    table = rows_of_labels(job, found, load_objects(job.objects_file))
+    table = rows_of_labels(job, found, objects_of(job))
     write_fragment(job.row_file(number), table)
     return {"objects": len(table)}
 
@@ -162,9 +163,14 @@ def write_prompt_rows(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> 
     from wsi_pipeline.run.rows import rows_of_prompts
 
     batch = ObjectBatch.load(job.batch_file(number))
-    table = rows_of_prompts(job, batch, load_objects(job.objects_file).ids_of(batch, number), prompts)
+    table = rows_of_prompts(job, batch, objects_of(job).ids_of(batch, number), prompts)
     write_fragment(job.row_file(number), table)
     return {"objects": len(table)}
+
+
+def _fallback(job: SlideJob) -> Literal["keep", "drop"]:
+    settings = job.workflow.prompts
+    return settings.fallback if isinstance(settings, QuPathPrompts) else "drop"
 
 
 def _batch_facts(batch: ObjectBatch) -> dict[str, Any]:

@@ -34,13 +34,13 @@ def _find(path: str, mpp: float | None, settings: object) -> TissueMask:
     return find_tissue(slide_handle(path, mpp), settings)  # type: ignore[arg-type]
 
 
-def tissue_rows(tissue: TissueMask, info: SlideInfo, fingerprint: str) -> pa.Table:
+def tissue_rows(tissue: TissueMask, info: SlideInfo, identity: str) -> pa.Table:
     """Tissue pieces (``Region*``) and artefacts (``Artefact*``) as rows of annotations."""
     found = outlines(tissue)
     geometry = np.array([outline.geometry for outline in found], object)
     return object_table(
         geometry,
-        id=[stable_id(fingerprint, "tissue", number) for number in range(len(found))],
+        id=[stable_id(identity, "tissue", number) for number in range(len(found))],
         **{"class": [outline.class_name for outline in found]},
         name=[outline.name for outline in found],
         object_type="annotation",
@@ -58,7 +58,7 @@ def run(walk: Walk) -> int:
     instance, class_ = _labels(tissue)
     _write_array(job, instance, class_)
     write_levels(walk, job)
-    rows = tissue_rows(tissue, walk.info, walk.fingerprint)
+    rows = tissue_rows(tissue, walk.info, walk.identity)
     report = export(walk, job, [], rows)
     return report.objects
 
