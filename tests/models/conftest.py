@@ -31,7 +31,7 @@ def weights() -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def _inference() -> Iterator[None]:
-    with torch.inference_mode():
+    with torch.no_grad():
         yield
 
 
@@ -91,7 +91,9 @@ Check = Callable[..., None]
 def same() -> Check:
     """Compare a tensor with a golden entry: its shape, its recorded samples, and mean, deviation and extremes."""
 
-    def check(got: torch.Tensor, stored: dict[str, np.ndarray], name: str, every: tuple = (), atol: float = 1e-4) -> None:
+    def check(
+        got: torch.Tensor, stored: dict[str, np.ndarray], name: str, every: tuple = (), atol: float = 1e-4
+    ) -> None:
         assert list(got.shape) == stored[f"{name}.shape"].tolist()
         full = got.float().numpy()
         np.testing.assert_allclose(full[every], stored[name], rtol=1e-4, atol=atol, err_msg=name)
@@ -100,14 +102,6 @@ def same() -> Check:
             np.testing.assert_allclose(stats, stored[f"{name}.stats"], rtol=1e-4, atol=atol, err_msg=name)
 
     return check
-
-
-def every(step: int) -> tuple:
-    """The stored samples of a map: every ``step``-th row and column."""
-    return (..., slice(None, None, step), slice(None, None, step))
-
-
-EMBEDDING = np.s_[:, ::8, ::4, ::4]
 
 
 @pytest.fixture(scope="session")

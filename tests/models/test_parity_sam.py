@@ -30,7 +30,7 @@ def encoded(vit_b, weights):
         vit_b.image_encoder.blocks[n].register_forward_hook(lambda *args, n=n: seen.update({n: args[-1]}))
         for n in (2, 5, 8, 11)
     ]
-    with torch.inference_mode():
+    with torch.no_grad():
         output = vit_b.encode(weights.noise_image("image", (1, 3, 1024, 1024)))
     for hook in hooks:
         hook.remove()

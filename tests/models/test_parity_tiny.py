@@ -25,7 +25,7 @@ def trace(encoder, pixels):
         stage.register_forward_hook(lambda *a, n=n: seen.update({f"layer{n}": a[-1].flatten(1, 2)}))
         for n, stage in enumerate(encoder.layers)
     ]
-    with torch.inference_mode():
+    with torch.no_grad():
         output = encoder(pixels)
     for hook in hooks:
         hook.remove()
@@ -78,8 +78,12 @@ def test_mobile_sam_encoder_stage_by_stage(mobile_trace, mobile, same):
 def test_attention_biases_are_never_stale(weights, mobile, mobile_trace):
     """Weights that arrive after ``eval()`` count, as they do not in the published code."""
     sam = build_sam("vit_t").eval()
-    sam.load_state_dict({key: torch.from_numpy(weights.weight(key, tuple(value.shape)))
-                         if value.is_floating_point() else value for key, value in sam.state_dict().items()})
+    sam.load_state_dict(
+        {
+            key: torch.from_numpy(weights.weight(key, tuple(value.shape))) if value.is_floating_point() else value
+            for key, value in sam.state_dict().items()
+        }
+    )
     embedding = sam.encode(weights.noise_image("image", (1, 3, 1024, 1024))).embedding
     torch.testing.assert_close(embedding, mobile_trace[0].embedding, rtol=1e-4, atol=1e-4)
     assert np.abs(embedding.numpy()[EMBEDDING] - mobile["stale_bias_image_embedding"]).max() > 0.05

@@ -30,4 +30,5 @@ def keep_freed_memory() -> bool:
         logger.debug("the C library has no mallopt: freed memory goes back to the system")
         return False
     settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _KEEP_BYTES, _ARENA_MAX: 1}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    taken = [mallopt(name, value) == 1 for name, value in settings.items()]
+    return all(taken)

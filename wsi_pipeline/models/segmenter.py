@@ -33,7 +33,7 @@ MASK_SIZE = CELLS * PX_PER_CELL
 BACKGROUND_LOGIT = -32.0
 """The logit of px that surely are background because they lie outside a prompt's window."""
 _ENCODE_BATCH = {"cpu": 1, "cuda": 8}
-_DECODE_BATCH = {"cpu": 4, "cuda": 64}
+_DECODE_BATCH = {"cpu": 8, "cuda": 64}
 _IMAGES_PER_CALL = {"cpu": 1, "cuda": 16}
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -28,8 +28,6 @@ from wsi_pipeline.run.provenance import host_facts, read_json, write_json
 from wsi_pipeline.run.slide import RunContext, SlideTask, run_slide
 from wsi_pipeline.workflow import QuPathPrompts, Workflow
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -80,7 +78,7 @@ def run_archive(
     ledger = _open_output(options.output, workflow, overwrite=options.overwrite)
     reporter = reporter or reporter_for()
     try:
-        with _terminable(), connect(options.scheduler, workers=options.workers, threads=options.threads) as client:
+        with _terminable(), _logged(reporter), connect(options.scheduler, workers=options.workers, threads=options.threads) as client:
             model = _prepare_model(client, workflow, options.output)
             write_json(
                 options.output / "run.json",
@@ -163,8 +161,6 @@ def _prepare_model(client: Any, workflow: Workflow, output: Path) -> dict[str, A
 def _open_output(output: Path, workflow: Workflow, *, overwrite: bool) -> Ledger:
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for left in output.glob("*.partial"):  # by a run that was killed
-            left.unlink()
         probe = output / ".write-test"
         probe.write_bytes(b"x")
         probe.unlink()
@@ -181,7 +177,10 @@ def _open_output(output: Path, workflow: Workflow, *, overwrite: bool) -> Ledger
                 where=output,
                 fix="Choose another --output folder, or --overwrite to replace them",
             )
-    return Ledger(output / "ledger.sqlite")
+    ledger = Ledger(output / "ledger.sqlite")
+    for left in output.glob("*.partial"):  # by a run that was killed
+        left.unlink(missing_ok=True)
+    return ledger
 
 
 def _prompt_files(paths: Sequence[Path], workflow: Workflow, options: RunOptions) -> dict[Path, Path]:
@@ -245,6 +244,28 @@ def _write_report(output: Path, ledger: Ledger, reporter: Reporter) -> None:
         write_report(output, list(ledger.slides()))
     except OutputError as error:  # the results are there without it
         reporter.say(f"no report: {error}")
+
+
+class _Say(logging.Handler):
+    """Passes warnings on to a reporter."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.WARNING)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reporter.say(record.getMessage())
+
+
+@contextmanager
+def _logged(reporter: Reporter) -> Iterator[None]:
+    """Show the package's warnings among the run's other lines."""
+    handler, package = _Say(reporter), logging.getLogger("wsi_pipeline")
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
 
 
 @contextmanager

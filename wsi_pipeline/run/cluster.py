@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,8 @@ def connect(address: str | None = None, *, workers: int | None = None, threads: 
         "distributed.comm.timeouts.connect": "60s",
         "distributed.worker.memory.spill": False,
     }
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    # a task's error comes back as an exception; Dask would log its whole traceback besides
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
         dask.config.set(settings),
         LocalCluster(
@@ -64,11 +66,22 @@ def connect(address: str | None = None, *, workers: int | None = None, threads: 
             dashboard_address=None,
             # without a dashboard Dask still opens port 8787, and complains when another run has it
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
+            preload=__name__,
         ) as cluster,
         Client(cluster) as client,
     ):
         yield client
+
+
+def dask_setup(worker: object) -> None:
+    """Called by Dask as a local worker starts (``preload``).
+
+    Ctrl-C reaches every process of the terminal, but only the coordinator acts on it and then stops its workers.
+    Warnings about a slide are logged by the coordinator, too; once is enough.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def available_cores() -> int:

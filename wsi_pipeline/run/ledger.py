@@ -41,27 +41,30 @@ class SlideRow:
 
 
 class Ledger:
-    """The state of an output folder.
+    """The state of an output folder; as long as it is open, no other run can open it.
 
     Args:
         path: the SQLite file; made when missing.
 
     Raises:
-        OutputError: the file cannot be written or is no ledger; so do all methods that write.
+        OutputError: another run has it open, the file cannot be written or is no ledger; so do all methods that write.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = _lock(path.with_name(".lock"))
         try:
             self._db = sqlite3.connect(path, timeout=30)
             self._db.executescript(_SCHEMA)
         except sqlite3.Error as error:
+            self._lock.close()
             raise OutputError(
                 f"the ledger cannot be used ({error})", where=path, fix="Choose another --output folder"
             ) from None
 
     def close(self) -> None:
         self._db.close()
+        self._lock.close()
 
     def slides(self) -> Iterator[SlideRow]:
         """Every slide, in the order of their ids."""
@@ -111,3 +114,15 @@ class Ledger:
             raise OutputError(
                 f"the ledger cannot be written ({error})", where=self.path, fix="Check free space and permissions"
             ) from None
+
+
+def _lock(path: Path) -> sqlite3.Connection:
+    """Hold a lock that goes with the process, however it ends; the ledger itself stays readable for others."""
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        lock.close()
+        what = "another run is using this folder" if "locked" in str(error) else f"the folder cannot be used ({error})"
+        raise OutputError(what, where=path.parent, fix="Wait for that run, or choose another --output folder") from None
+    return lock

@@ -133,7 +133,7 @@ class Walk:
         waiting = ((number, arguments) for number, arguments in tasks if number not in facts)
         run_tasks(self.context.client, function, waiting, finish)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-        self.counts[name] = {"tasks": total, "computed": total - reused, "reused": reused}
+        self.counts[name] = {"tasks": total, "computed": total - reused, "reused": reused} | _summed(facts)
         return facts
 
     def once(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -144,6 +144,15 @@ class Walk:
         self.context.reporter.advance(self.task.id, name)
         self.seconds[name] = time.monotonic() - started
         return result
+
+
+def _summed(facts: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Where the tasks of a stage spent their time, seconds over all workers; nothing where they do not say."""
+    total: dict[str, float] = {}
+    for fact in facts.values():
+        for part, seconds in fact.get("seconds", {}).items():
+            total[part] = round(total.get(part, 0.0) + seconds, 3)
+    return {"seconds": total} if total else {}
 
 
 def run_slide(task: SlideTask, context: RunContext) -> None:
