@@ -79,7 +79,7 @@ class SparseSlide:
 
     def _tiles_on_tissue(self, shrink: int) -> np.ndarray:
         """(rows, cols) bool over the tiles of a level."""
-        count = -(-(-(-self.side // shrink)) // TILE)
+        count = -(-self.side // (TILE * shrink))
         per_cell = CELL // (TILE * shrink)
         first = (self.side // CELL - self.cells) // 2 * per_cell
         along = np.zeros(count, bool)

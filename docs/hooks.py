@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from wsi_pipeline.workflow import Workflow
 
 MARKER = "<!-- workflow-reference -->"
@@ -42,9 +44,11 @@ def _type(field: dict[str, Any]) -> str:
     if "enum" in field:
         return " or ".join(f"`{value}`" for value in field["enum"])
     if "anyOf" in field or "oneOf" in field:
-        return " or ".join(_type(option) for option in field.get("anyOf") or field["oneOf"])
+        options = [_type(option) for option in field.get("anyOf") or field["oneOf"]]
+        return " or ".join(dict.fromkeys(options))
     if "$ref" in field:
-        return f"section `{field['$ref'].rsplit('/', 1)[1].removesuffix('Settings').lower()}`"
+        name = field["$ref"].rsplit("/", 1)[1]
+        return "section `prompts`" if name.endswith("Prompts") else f"section `{name.removesuffix('Settings').lower()}`"
     if field.get("type") == "array":
         return f"list of {_type(field['items'])}"
     return {"null": "nothing", "number": "number", "integer": "whole number", "boolean": "true or false"}.get(
@@ -53,6 +57,8 @@ def _type(field: dict[str, Any]) -> str:
 
 
 def _default(field: dict[str, Any]) -> str:
-    if "default" not in field or isinstance(field["default"], dict):
+    """The default as a workflow file would say it."""
+    default = field.get("default", "")
+    if isinstance(default, dict) or default == "":
         return ""
-    return f"`{field['default']}`" if field["default"] is not None else "—"
+    return "—" if default is None else f"`{yaml.safe_dump(default, default_flow_style=True).splitlines()[0]}`"

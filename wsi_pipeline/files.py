@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_pipeline.errors import OutputError
@@ -17,7 +17,8 @@ def beside(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the file cannot be written (no space, no permission).
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # a random name: on a shared disk two machines may write the same file, with the same process id
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -26,4 +27,5 @@ def beside(path: Path) -> Iterator[Path]:
             f"cannot be written ({error.strerror or error})", where=path, fix="Check free space and permissions"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be the folder that is no good
+            partial.unlink(missing_ok=True)

@@ -100,7 +100,9 @@ class Section(BaseModel):
 class TissueSettings(Section):
     """Where to look."""
 
-    method: Literal["classical", "mask", "none"] = "classical"
+    method: Literal["classical", "mask", "none"] = Field(
+        "classical", description="find it by colour, take a mask of your own, or look everywhere"
+    )
     mask: Path | None = Field(None, description="PNG (covering the slide bounds) or QuPath GeoJSON; method: mask")
     mpp: Mpp = Field(8.0, description="resolution of the overview the tissue is found on, µm/px")
     min_area: SquareMicrons = Field(20_000.0, description="smaller tissue pieces are dropped")
@@ -121,33 +123,33 @@ class TilingSettings(Section):
 class NucleusDetectorPrompts(Section):
     """Nuclei found on the haematoxylin channel of every tile."""
 
-    source: Literal["nucleus-detector"]
-    class_name: str | None = Field("Nucleus", alias="class")
-    min_diameter: Microns = Field(4.0)
-    max_diameter: Microns = Field(20.0)
+    source: Literal["nucleus-detector"] = Field(description="boxes around dark spots of the haematoxylin channel")
+    class_name: str | None = Field("Nucleus", alias="class", description="class of the results")
+    min_diameter: Microns = Field(4.0, description="smaller spots are no nuclei")
+    max_diameter: Microns = Field(20.0, description="larger spots are no nuclei")
     threshold: float = Field(1.0, gt=0, description="above 1 finds only darker nuclei, below 1 paler ones too")
 
 
 class GridPrompts(Section):
     """A regular grid of points on tissue."""
 
-    source: Literal["grid"]
-    class_name: str | None = Field(None, alias="class")
-    spacing: Microns = Field(16.0)
+    source: Literal["grid"] = Field(description="points at equal distances on tissue")
+    class_name: str | None = Field(None, alias="class", description="class of the results")
+    spacing: Microns = Field(16.0, description="distance of neighbouring points")
 
 
 class TissueBoxPrompts(Section):
     """One box around every piece of tissue."""
 
-    source: Literal["tissue-boxes"]
-    class_name: str | None = Field("Tissue", alias="class")
-    margin: Microns = Field(50.0)
+    source: Literal["tissue-boxes"] = Field(description="one box around every piece of tissue")
+    class_name: str | None = Field("Tissue", alias="class", description="class of the results")
+    margin: Microns = Field(50.0, description="how much larger the box is than the piece, on every side")
 
 
 class QuPathPrompts(Section):
     """Annotations of a QuPath GeoJSON file: points, boxes, outlines and regions of interest."""
 
-    source: Literal["qupath"]
+    source: Literal["qupath"] = Field(description="annotations drawn in QuPath")
     file: Path | None = Field(None, description="one file for every slide; else --prompts on the command line")
     class_name: str | None = Field(None, alias="class", description="for prompts without a class of their own")
     roi_classes: list[str] = Field(["Region*"], description="annotations of these classes limit the run")
@@ -155,6 +157,9 @@ class QuPathPrompts(Section):
     use_outline: bool = Field(True, description="an outline is a mask prompt too, where the model takes masks")
     fallback: Literal["keep", "drop"] = Field(
         "keep", description="what an annotation without a usable answer leaves: its own outline, or nothing"
+    )
+    point_box: Microns | None = Field(
+        None, description="a model that takes no points is asked with a box of this side around each instead"
     )
 
 
@@ -166,12 +171,14 @@ PromptSettings = Annotated[
 class SegmentSettings(Section):
     """Which model draws the masks."""
 
-    model: str = "wsi-sam"
+    model: str = Field("wsi-sam", description="name from `wsi-pipeline models list`")
     backbone: str | None = Field(None, description="name of a backbone; None takes the model's default")
     weights: str | None = Field(None, description="name in the weight store or path of a checkpoint")
     weights_low: str | None = Field(None, description="second decoder of wsi-sam, when it is a file of its own")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:0")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto takes bf16 where it is faster and its masks agree with those of fp32"
+    )
     min_iou: Share = Field(0.5, description="objects with a lower predicted IoU are dropped")
     min_stability: Share = Field(0.0, description="objects whose outline depends more on the threshold are dropped")
     nms_iou: Share = Field(0.5, description="of two objects overlapping more than this the better one stays")
@@ -203,32 +210,38 @@ class VectorizeSettings(Section):
 class ExportSettings(Section):
     """What is written beside the pyramid."""
 
-    object_type: Literal["detection", "annotation"] = "detection"
-    measurements: bool = True
-    tissue_annotations: bool = Field(True, description="tissue as Region*, artefacts as Artefact*")
-    qupath_origin: Literal["auto", "bounds", "full"] = "auto"
+    object_type: Literal["detection", "annotation"] = Field(
+        "detection",
+        description="detections are many and light, annotations few and editable; prompted runs keep theirs",
+    )
+    measurements: bool = Field(True, description="area, diameters, circularity and more; scores")
+    tissue_annotations: bool = Field(True, description="tissue as `Region*`, artefacts as `Artefact*`")
+    qupath_origin: Literal["auto", "bounds", "full"] = Field(
+        "auto",
+        description="where QuPath's pixel (0, 0) lies: at the corner of the scanned bounds or of the whole slide",
+    )
     lock: bool = Field(False, description="lock annotations against editing")
-    gzip: bool = False
-    max_objects_per_file: int | None = Field(None, ge=1)
-    geometry: Literal["polygon", "centroid"] = "polygon"
-    csv: bool = False
-    ome_tiff: bool = False
-    overview: bool = True
+    gzip: bool = Field(False, description="write .geojson.gz")
+    max_objects_per_file: int | None = Field(None, ge=1, description="split the GeoJSON into parts of so many objects")
+    geometry: Literal["polygon", "centroid"] = Field("polygon", description="outlines, or only their middle points")
+    csv: bool = Field(False, description="write objects.csv")
+    ome_tiff: bool = Field(False, description="write the label pyramid as masks.ome.tif, too")
+    overview: bool = Field(True, description="draw overview.png")
 
 
 class Workflow(Section):
     """One section per stage, left to right."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    description: str = ""
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="small letters, digits and hyphens")
+    description: str = Field("", description="one line for people")
     mpp: Mpp = Field(description="working resolution, µm per px")
-    tissue: TissueSettings = TissueSettings()
-    tiling: TilingSettings = TilingSettings()
-    prompts: PromptSettings | None = None
-    segment: SegmentSettings | None = None
-    stitch: StitchSettings = StitchSettings()
-    vectorize: VectorizeSettings = VectorizeSettings()
-    export: ExportSettings = ExportSettings()
+    tissue: TissueSettings = Field(TissueSettings(), description="where to look")
+    tiling: TilingSettings = Field(TilingSettings(), description="which patches")
+    prompts: PromptSettings | None = Field(None, description="what to ask; with segment, or neither")
+    segment: SegmentSettings | None = Field(None, description="who answers")
+    stitch: StitchSettings = Field(StitchSettings(), description="how tiles become one image")
+    vectorize: VectorizeSettings = Field(VectorizeSettings(), description="how masks become polygons")
+    export: ExportSettings = Field(ExportSettings(), description="what is written beside the pyramid")
 
     @property
     def prompted(self) -> bool:

@@ -113,7 +113,7 @@ def test_windows_show_what_the_whole_decode_shows_there_and_background_elsewhere
 def test_a_small_object_costs_a_small_answer(name, request, embedding):
     segmenter, embedded = segmenter_and_embedding(name, request, embedding)
     answer = segmenter.decode(embedded, take(boxes_on(segmenter, [1]), [0]), margin=0.25)
-    assert answer.logits.shape == (1, 40, 40)
+    assert answer.logits.shape == (1, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["mobile_sam", "wsi_lite"])

@@ -160,7 +160,7 @@ def test_annotations_off_the_slide_are_told(slide, tmp_path) -> None:
 def test_outlines_drawn_again_are_the_mask(bits: list[bool], scale: float, offset: float) -> None:
     tissue = np.reshape(bits, (7, 9))
     grid = PixelGrid(9, 7, Affine2D(scale, scale, offset, -offset), scale)
-    found = outlines(TissueMask(grid, tissue, {"pen": ~tissue}))
+    found = outlines(TissueMask(grid, tissue, {"pen": ~tissue}), smoothing=0)
     for class_name, name, truth in (("Region*", "tissue", tissue), ("Artefact*", "pen", ~tissue)):
         pieces = [o.geometry for o in found if (o.class_name, o.name) == (class_name, name)]
         assert all(piece.geom_type == "Polygon" for piece in pieces)

@@ -56,7 +56,8 @@ def _precision() -> str:
     from wsi_pipeline.models.precision import choose_precision
     from wsi_pipeline.workflow import SegmentSettings
 
-    return str(choose_precision(SegmentSettings()))
+    choice = choose_precision(SegmentSettings())
+    return f"{choice.dtype}, {choice.reason}"
 
 
 def _dask() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,11 @@ def parse_settings(settings: list[str] | None) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise WorkflowError("is not KEY=VALUE", where=f"--set {setting}", fix="Write --set segment.model=sam")
-        overrides[key.strip()] = yaml.safe_load(value)
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            fix = "Put the value in quotes, as in --set 'prompts.class=\"a: b\"'"
+            raise WorkflowError("is not YAML", where=f"--set {setting}", fix=fix) from None
     return overrides
 
 
@@ -89,6 +94,6 @@ def parse_roi(text: str | None) -> tuple[float, float, float, float] | None:
     except ValueError:
         width = height = -1.0
         x = y = 0.0
-    if width <= 0 or height <= 0:
+    if not (all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0):
         raise WorkflowError("is not x,y,width,height", where=f"--roi {text}", fix="Write e.g. --roi 1000,2000,512,512")
     return x, y, width, height

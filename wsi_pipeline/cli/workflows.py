@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and check workflows.")
 
 @app.command("list")
 def list_() -> None:
-    """Name and purpose of every workflow that ships with the package."""
+    """Name and purpose of every workflow that ships with the package. Example: `wsi-pipeline workflows list`"""
     for path in sorted(workflow_folder().glob("*.yaml")):
         workflow = load_workflow(path)
         typer.echo(f"{workflow.name:<20} {workflow.description}")
@@ -29,12 +29,15 @@ def show(name: Annotated[str, typer.Argument(help="Name of a workflow, or a YAML
 
 @app.command()
 def check(files: Annotated[list[Path], typer.Argument(help="Workflow files.")]) -> None:
-    """Check workflow files without running them."""
+    """Check workflow files without running them. Example: `wsi-pipeline workflows check mine.yaml`"""
     for path in files:
         typer.echo(f"{path}: ok ({load_workflow(path).name})")
 
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of workflow files, for editors that complete and check YAML."""
+    """Print the JSON Schema of workflow files, for editors that complete and check YAML.
+
+    Example: `wsi-pipeline workflows schema > workflow.schema.json`
+    """
     typer.echo(json.dumps(Workflow.model_json_schema(by_alias=True), indent=2))

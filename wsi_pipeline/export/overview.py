@@ -28,6 +28,8 @@ _OVERSAMPLING = 2
 _CELLS = 64
 """The densest spot is looked for on a histogram of at most this many cells a side."""
 _UNCLASSIFIED = (0, 0, 200)
+_DOT = 2.0
+"""Outlines shorter and narrower than this, px of the enlarged panel, would be nothing but a dot."""
 
 Rgb = tuple[int, int, int]
 Tables = Callable[[], "Iterable[pa.RecordBatch | pa.Table]"]
@@ -71,11 +73,20 @@ def write_overview(
 
 @dataclass
 class _Panel:
-    """An enlarged image and the affine from level-0 px to it."""
+    """An enlarged image and the affine from level-0 px to it.
+
+    Attributes:
+        image: the slide, and outlines once they are drawn.
+        from_level0: maps level-0 px to px of the image.
+        line: width of outlines, px.
+        dots: (h, w) uint16, where objects too small for an outline lie: 1 + index into ``dot_colors``.
+    """
 
     image: Image.Image
     from_level0: Affine2D
     line: int
+    dots: np.ndarray
+    dot_colors: list[Rgb] = field(default_factory=list)
 
     @classmethod
     def of(cls, slide: Slide, area: Region, scale: tuple[float, float], *, line: int) -> _Panel:
@@ -84,22 +95,38 @@ class _Panel:
         image = Image.fromarray(slide.read_grid(to_level0, size))
         enlarged = image.resize((size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING), Image.Resampling.BICUBIC)
         magnify = Affine2D(_OVERSAMPLING, _OVERSAMPLING)
-        return cls(enlarged, magnify.after(to_level0.inverse()), line * _OVERSAMPLING + 1)
+        dots = np.zeros(enlarged.size[::-1], np.uint16)
+        return cls(enlarged, magnify.after(to_level0.inverse()), line * _OVERSAMPLING + 1, dots)
 
     def draw(self, table: pa.RecordBatch | pa.Table, colors: Mapping[str, Rgb]) -> None:
-        """Outline the objects of a table; what is smaller than a pixel becomes a dot."""
+        """Outline the objects of a table; what is about as small as a pixel becomes a dot."""
         geometries = shapely.from_wkb(np.asarray(table.column("geometry").to_pylist(), object))
-        shapes = shapely.transform(geometries, self.from_level0.apply)
-        names = table.column("class").to_pylist()
-        seen = shapely.intersects(shapes, shapely.box(0, 0, *self.image.size))
+        bounds = self.from_level0.apply(shapely.bounds(geometries).reshape(-1, 2, 2)).reshape(-1, 4)
+        width, height = self.image.size
+        x0, y0, x1, y1 = bounds.T  # NaN, and so never seen, where nothing is left of an outline
+        seen = (x1 >= 0) & (y1 >= 0) & (x0 <= width) & (y0 <= height)
+        small = (np.maximum(x1 - x0, y1 - y0) < _DOT) | (shapely.get_dimensions(geometries) < 2)
+        names = np.asarray(table.column("class").to_pylist(), object)
+        self._dot(bounds[seen & small], [colors.get(name, _UNCLASSIFIED) for name in names[seen & small]])
         canvas = ImageDraw.Draw(self.image)
-        for shape, name in zip(shapes[seen], np.asarray(names, object)[seen], strict=True):
+        large = seen & ~small
+        for shape, name in zip(geometries[large], names[large], strict=True):
             color = colors.get(name, _UNCLASSIFIED)
-            for ring in shapely.get_rings(shape) if shapely.get_dimensions(shape) == 2 else ():
-                canvas.line([tuple(p) for p in shapely.get_coordinates(ring)], fill=color, width=self.line)
-            if shapely.get_dimensions(shape) < 2 or shape.area < 1:
-                x, y = shape.centroid.coords[0]
-                canvas.ellipse((x - 1, y - 1, x + 1, y + 1), fill=color)
+            for ring in shapely.get_rings(shape):
+                points = self.from_level0.apply(shapely.get_coordinates(ring))
+                canvas.line(points.ravel().tolist(), fill=color, width=self.line)
+
+    def _dot(self, bounds: np.ndarray, colors: list[Rgb]) -> None:
+        """Mark 3 x 3 px about the middles of boxes (N, 4); painted at the end, all at once."""
+        for color in dict.fromkeys(colors):
+            if color not in self.dot_colors:
+                self.dot_colors.append(color)
+        value = np.array([1 + self.dot_colors.index(color) for color in colors], np.uint16)
+        x, y = ((bounds[:, :2] + bounds[:, 2:]) / 2).astype(np.int64).T
+        height, width = self.dots.shape
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                self.dots[np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)] = value
 
     def frame(self, area: Region) -> None:
         corners = self.from_level0.apply(np.array(area.bounds).reshape(2, 2))
@@ -107,6 +134,11 @@ class _Panel:
 
     def finish(self) -> Image.Image:
         width, height = self.image.size
+        if self.dot_colors:
+            pixels = np.array(self.image)
+            marked = self.dots > 0
+            pixels[marked] = np.array(self.dot_colors, np.uint8)[self.dots[marked] - 1]
+            self.image = Image.fromarray(pixels)
         return self.image.resize((width // _OVERSAMPLING, height // _OVERSAMPLING), Image.Resampling.LANCZOS)
 
 

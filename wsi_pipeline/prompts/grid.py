@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from wsi_pipeline.models.roles import Detections, PairImages
-from wsi_pipeline.tissue.colour import density_table, optical_density
+from wsi_pipeline.tissue.colour import density_table
 from wsi_pipeline.workflow import GridPrompts
 
 _GLASS = np.full(3, 245.0)
 _LEAST_COLOUR, _LEAST_DENSITY = 0.022, 0.1
 """Optical densities that glass of any scanner stays below: difference of the channels, and their mean."""
+_POINTS = 256
+"""Points whose windows are looked at at once."""
 
 
 class PointGrid:
@@ -32,19 +33,34 @@ class PointGrid:
         spacing = max(1.0, self.settings.spacing / mpp)
         x, y = np.meshgrid(_positions(width, spacing), _positions(height, spacing))
         points = np.stack([x.ravel(), y.ravel()], axis=-1)
-        on_tissue = has_stain(image, round(spacing / 2))
-        columns, rows = points.astype(np.int64).T
-        points = points[on_tissue[rows, columns]].astype(np.float32)
+        points = points[has_stain(image, points, round(spacing / 2))].astype(np.float32)
         boxes = np.full((len(points), 4), np.nan, np.float32)
         return Detections(boxes, np.ones(len(points), np.float32), points)
 
 
-def has_stain(image: np.ndarray, window: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB → (H, W) bool: pixels around which a window of ``window`` px holds stain on average."""
-    density = optical_density(image, density_table(_GLASS))
+def has_stain(image: np.ndarray, points: np.ndarray, window: int) -> np.ndarray:
+    """Whether a window around each point holds stain on average; beyond the patch its outermost pixels go on.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        points: (N, 2) x and y, px of the image.
+        window: side of the windows, px.
+
+    Returns:
+        (N,) bool.
+    """
     side = max(1, window)
-    mean = ndimage.uniform_filter(density, (side, side, 0), mode="nearest")
-    return (np.ptp(mean, axis=-1) > _LEAST_COLOUR) | (mean.mean(axis=-1) > _LEAST_DENSITY)
+    padded = np.pad(image, ((side // 2, side), (side // 2, side), (0, 0)), mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(0, 1))
+    columns, rows = points.astype(np.int64).T
+    table = density_table(_GLASS)
+    mean = np.empty((len(points), 3))
+    for first in range(0, len(points), _POINTS):
+        part = slice(first, first + _POINTS)
+        for channel in range(3):
+            density = table[channel][around[rows[part], columns[part], channel]]
+            mean[part, channel] = density.mean(axis=(1, 2))
+    return (np.ptp(mean, axis=1) > _LEAST_COLOUR) | (mean.mean(axis=1) > _LEAST_DENSITY)
 
 
 def _positions(length: int, spacing: float) -> np.ndarray:

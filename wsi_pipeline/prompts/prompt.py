@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import shapely
 from shapely.geometry.base import BaseGeometry
 
 PromptKind = Literal["point", "box", "mask"]
@@ -75,3 +76,13 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+
+def points_as_boxes(prompts: list[Prompt], width: float, height: float) -> list[Prompt]:
+    """The same prompts, with a box of the given size (level-0 px) around the points of each point prompt."""
+    return [_as_box(prompt, width / 2, height / 2) if prompt.kind == "point" else prompt for prompt in prompts]
+
+
+def _as_box(prompt: Prompt, across: float, down: float) -> Prompt:
+    x0, y0, x1, y1 = prompt.box
+    return replace(prompt, kind="box", geometry=shapely.box(x0 - across, y0 - down, x1 + across, y1 + down))

@@ -78,7 +78,11 @@ def run_archive(
     ledger = _open_output(options.output, workflow, overwrite=options.overwrite)
     reporter = reporter or reporter_for()
     try:
-        with _terminable(), _logged(reporter), connect(options.scheduler, workers=options.workers, threads=options.threads) as client:
+        with (
+            _terminable(),
+            _logged(reporter),
+            connect(options.scheduler, workers=options.workers, threads=options.threads) as client,
+        ):
             model = _prepare_model(client, workflow, options.output)
             write_json(
                 options.output / "run.json",

@@ -49,6 +49,8 @@ def connect(address: str | None = None, *, workers: int | None = None, threads: 
     import dask
 
     environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    # glibc would keep what the threads of a worker free in an arena for each of them
+    environment |= {"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
     settings = {
         "distributed.nanny.pre-spawn-environ": environment,
         # a run of weeks must not die because one worker was busy in C code for a minute

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.geometry import Region
 from wsi_pipeline.run import tasks
@@ -66,40 +67,58 @@ def export(
     annotations: pa.Table | None,
     colors: Mapping[str, Rgb] | None = None,
 ) -> Exported:
-    """Write the files people open, on a worker."""
+    """Write the files people open, on the workers."""
     area = None if walk.context.roi is None else Region(*walk.context.roi)
-    done: Exported = walk.once("export", _export, job, list(rows), annotations, dict(colors or {}), area)
-    walk.warnings += done.warnings
-    return done
+    classes = dict(colors or {})
+    calls: list[tuple[Any, ...]] = [
+        (_export_geojson, job, list(rows), annotations, classes),
+        (_export_tables, job, list(rows), annotations),
+    ]
+    if job.workflow.export.overview:
+        calls.append((_export_overview, job, list(rows), annotations, classes, area))
+    if job.workflow.export.ome_tiff:
+        calls.append((_export_ome_tiff, job))
+    report, count, *_ = walk.together("export", calls)
+    walk.warnings += report.warnings
+    return Exported(report.objects, count, report.warnings)
 
 
-def _export(
-    job: SlideJob, rows: list[Path], annotations: pa.Table | None, colors: dict[str, Rgb], area: Region | None
-) -> Exported:
-    from wsi_pipeline.export.overview import write_overview
+def _export_geojson(job: SlideJob, rows: list[Path], annotations: pa.Table | None, colors: dict[str, Rgb]) -> Any:
     from wsi_pipeline.export.qupath import write_geojson
+    from wsi_pipeline.export.table import read_fragments
+
+    path, extra = job.output / "annotations.geojson", [] if annotations is None else [annotations]
+    return write_geojson(path, read_fragments(rows), job.info, job.workflow.export, colors, annotations=extra)
+
+
+def _export_tables(job: SlideJob, rows: list[Path], annotations: pa.Table | None) -> int:
     from wsi_pipeline.export.table import read_fragments, write_csv, write_geoparquet
+
+    count = write_geoparquet(job.output / "objects.parquet", read_fragments(rows), job.info)
+    if annotations is not None:
+        write_geoparquet(job.output / "tissue.parquet", [annotations], job.info)
+    if job.workflow.export.csv:
+        write_csv(job.output / "objects.csv", read_fragments(rows))
+    return count
+
+
+def _export_overview(
+    job: SlideJob, rows: list[Path], annotations: pa.Table | None, colors: dict[str, Rgb], area: Region | None
+) -> None:
+    from wsi_pipeline.export.overview import write_overview
+    from wsi_pipeline.export.table import read_fragments
     from wsi_pipeline.qupath.classes import class_color
 
-    settings, output = job.workflow.export, job.output
     extra = [] if annotations is None else [annotations]
-    report = write_geojson(
-        output / "annotations.geojson", read_fragments(rows), job.info, settings, colors, annotations=extra
+    names = {name for name in job.classes if name is not None} | {"Region*", "Artefact*"}
+    shown = {name: class_color(name, colors) for name in names}
+    write_overview(
+        job.output / "overview.png", job.open(), lambda: chain(extra, read_fragments(rows)), shown, job.grid, area
     )
-    count = write_geoparquet(output / "objects.parquet", read_fragments(rows), job.info)
-    if annotations is not None:
-        write_geoparquet(output / "tissue.parquet", [annotations], job.info)
-    if settings.csv:
-        write_csv(output / "objects.csv", read_fragments(rows))
-    if settings.ome_tiff:
-        from wsi_pipeline.export.ome_tiff import write_ome_tiff
-        from wsi_pipeline.run.job import pyramid_of
 
-        write_ome_tiff(pyramid_of(job), output / "masks.ome.tif")
-    if settings.overview:
-        names = {name for name in job.classes if name is not None} | {"Region*", "Artefact*"}
-        shown = {name: class_color(name, colors) for name in names}
-        write_overview(
-            output / "overview.png", job.open(), lambda: [*extra, *read_fragments(rows)], shown, job.grid, area
-        )
-    return Exported(report.objects, count, report.warnings)
+
+def _export_ome_tiff(job: SlideJob) -> None:
+    from wsi_pipeline.export.ome_tiff import write_ome_tiff
+    from wsi_pipeline.run.job import pyramid_of
+
+    write_ome_tiff(pyramid_of(job), job.output / "masks.ome.tif")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.slides.slide import Slide
     from wsi_pipeline.stitching.ngff import MaskPyramid
     from wsi_pipeline.vectorize.chunks import ChunkGrid
+    from wsi_pipeline.vectorize.plan import AssemblyPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,16 @@ class SlideJob:
         return self.scratch / "plan.npz"
 
     @property
+    def first_file(self) -> Path:
+        return self.scratch / "first.npy"
+
+    @property
     def objects_file(self) -> Path:
         return self.scratch / "objects.npz"
+
+    @property
+    def assembly_file(self) -> Path:
+        return self.scratch / "assembly.npz"
 
     @property
     def pyramid(self) -> Path:
@@ -153,6 +162,24 @@ class ObjectFacts:
             np.savez(file, **{f.name: getattr(self, f.name) for f in fields(self)})
 
 
+def save_first(first: np.ndarray, path: Path) -> None:
+    """Keep the (tiles,) global ids of the first objects of every tile, see ``stitching.ids``."""
+    with beside(path) as partial, partial.open("wb") as file:
+        np.save(file, first, allow_pickle=False)
+
+
+@lru_cache(maxsize=1)
+def _load_first(path: Path, fingerprint: str) -> np.ndarray:
+    return np.asarray(np.load(path, allow_pickle=False))
+
+
+@lru_cache(maxsize=1)
+def _load_assembly(path: Path, fingerprint: str) -> AssemblyPlan:
+    from wsi_pipeline.vectorize.plan import AssemblyPlan
+
+    return AssemblyPlan.load(path)
+
+
 @lru_cache(maxsize=1)
 def _load_objects(path: Path, fingerprint: str) -> ObjectFacts:
     with np.load(path, allow_pickle=False) as data:
@@ -173,6 +200,16 @@ def _open_pyramid(path: Path, fingerprint: str) -> MaskPyramid:
 def plan_of(job: SlideJob) -> TilePlan:
     """The plan ``save_plan`` kept."""
     return _load_plan(job.plan_file, job.grid, job.fingerprint)
+
+
+def first_of(job: SlideJob) -> np.ndarray:
+    """What ``save_first`` kept."""
+    return _load_first(job.first_file, job.fingerprint)
+
+
+def assembly_of(job: SlideJob) -> AssemblyPlan:
+    """Which chunk puts together which object, as ``tasks.plan_outlines`` kept it."""
+    return _load_assembly(job.assembly_file, job.fingerprint)
 
 
 def objects_of(job: SlideJob) -> ObjectFacts:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import shapely
 
 from wsi_pipeline.errors import PromptError
-from wsi_pipeline.prompts.prompt import Prompt, PromptSet
+from wsi_pipeline.prompts.prompt import Prompt, PromptSet, points_as_boxes
 from wsi_pipeline.run import tasks
 from wsi_pipeline.run.dense import roi_of
 from wsi_pipeline.run.finish import export, new_pyramid, write_levels
@@ -61,15 +62,25 @@ def _prompts(walk: Walk, tissue: TissueMask) -> PromptSet:
         return tissue_box_prompts(tissue, settings)
     if not isinstance(settings, QuPathPrompts) or walk.task.prompts is None:
         raise PromptError("has no prompt file", where=walk.task.path, fix="Give --prompts annotations.geojson")
-    from wsi_pipeline.models.registry import check_prompt_kinds
     from wsi_pipeline.prompts.qupath import read_qupath_prompts
 
     origin = walk.context.workflow.export.qupath_origin
     asked = read_qupath_prompts(walk.task.prompts, walk.info, settings, origin)
-    if walk.context.workflow.segment is not None:
-        kinds = {prompt.kind for prompt in asked.prompts}
-        check_prompt_kinds(walk.context.workflow.segment, kinds, where=walk.task.prompts)
-    return asked
+    return _that_the_model_takes(asked, settings, walk)
+
+
+def _that_the_model_takes(asked: PromptSet, settings: QuPathPrompts, walk: Walk) -> PromptSet:
+    from wsi_pipeline.models.registry import check_prompt_kinds, prompt_kinds
+
+    segment = walk.context.workflow.segment
+    if segment is None:
+        return asked
+    prompts = asked.prompts
+    if settings.point_box is not None and "point" not in prompt_kinds(segment):
+        scale = walk.info.resolution
+        prompts = points_as_boxes(prompts, settings.point_box / scale.x, settings.point_box / scale.y)
+    check_prompt_kinds(segment, {prompt.kind for prompt in prompts}, where=walk.task.prompts)
+    return replace(asked, prompts=prompts)
 
 
 def _within(prompts: list[Prompt], walk: Walk) -> list[Prompt]:
@@ -95,7 +106,7 @@ def _object_facts(job: SlideJob, found: dict[int, dict[str, Any]]) -> ObjectFact
     first = 1 + np.concatenate([[0], np.cumsum(counts)])
     columns: dict[str, list[np.ndarray]] = {name: [] for name in tasks.FACTS}
     for number in numbers:
-        batch = ObjectBatch.load(job.batch_file(number))
+        batch = ObjectBatch.load(job.batch_file(number), logits=False)
         for name, column in columns.items():
             column.append(getattr(batch, name))
     n = int(counts.sum())
@@ -110,11 +121,12 @@ def _shard_tasks(job: SlideJob, found: dict[int, dict[str, Any]]) -> Iterator[tu
     from wsi_pipeline.stitching.ngff import MaskPyramid
 
     pyramid = MaskPyramid.open(job.pyramid)
-    placed = [(number, facts["bounds"]) for number, facts in sorted(found.items()) if "bounds" in facts]
+    placed = np.array([number for number, facts in sorted(found.items()) if "bounds" in facts], np.int64)
+    left, top, right, bottom = np.array([found[n]["bounds"] for n in placed.tolist()], np.int64).reshape(-1, 4).T
     for number, (row, col) in enumerate(pyramid.shards(0)):
         x0, y0, x1, y1 = pyramid.shard_region(0, row, col)
-        batches = [n for n, (a, b, c, d) in placed if a < x1 and c > x0 and b < y1 and d > y0]
-        yield number, (job, row, col, batches, False)
+        meeting = (left < x1) & (right > x0) & (top < y1) & (bottom > y0)
+        yield number, (job, row, col, placed[meeting].tolist(), False)
 
 
 def _note_issues(walk: Walk, found: dict[int, dict[str, Any]]) -> None:

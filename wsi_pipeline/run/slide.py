@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,12 +138,18 @@ class Walk:
 
     def once(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run one task on a worker that is repeated by every resume."""
+        return self.together(name, [(function, *arguments)])[0]
+
+    def together(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run a few tasks ``(function, *arguments)`` side by side; they are repeated by every resume."""
         started = time.monotonic()
-        self.context.reporter.start(self.task.id, name, 0, 1)
-        result = self.context.client.submit(function, *arguments, pure=False).result()
-        self.context.reporter.advance(self.task.id, name)
+        self.context.reporter.start(self.task.id, name, 0, len(calls))
+        results = []
+        for future in [self.context.client.submit(*call, pure=False) for call in calls]:
+            results.append(future.result())
+            self.context.reporter.advance(self.task.id, name)
         self.seconds[name] = time.monotonic() - started
-        return result
+        return results
 
 
 def _summed(facts: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wsi_pipeline.files import beside
-from wsi_pipeline.run.job import SlideJob, objects_of, plan_of, pyramid_of, segmenter_of
+from wsi_pipeline.run.job import SlideJob, assembly_of, first_of, objects_of, plan_of, pyramid_of, segmenter_of
 from wsi_pipeline.segment.objects import ObjectBatch
 from wsi_pipeline.stitching.ids import object_ids
 from wsi_pipeline.workflow import QuPathPrompts
 
 if TYPE_CHECKING:
     from wsi_pipeline.prompts.prompt import Prompt
-    from wsi_pipeline.vectorize.plan import ChunkTask
 
 FACTS = ("iou", "stability", "detection", "class_id", "tile")
 """Columns of ``ObjectBatch`` that the coordinator gathers for all objects of a slide."""
@@ -33,7 +32,7 @@ def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
 
     path = job.batch_file(number)
     if path.exists():
-        return _batch_facts(ObjectBatch.load(path)) | {"reused": True}
+        return _batch_facts(ObjectBatch.load(path, logits=False)) | {"reused": True}
     segmenter, plan, slide = segmenter_of(job), plan_of(job), job.open()
     started = time.perf_counter()
     images = read_batch(
@@ -63,7 +62,10 @@ def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -
     path = job.batch_file(number)
     issues_file = path.with_suffix(".json")
     if path.exists():
-        return _batch_facts(ObjectBatch.load(path)) | {"reused": True, "issues": _read_issues(issues_file)}
+        return _batch_facts(ObjectBatch.load(path, logits=False)) | {
+            "reused": True,
+            "issues": _read_issues(issues_file),
+        }
     segmenter = segmenter_of(job)
     started = time.perf_counter()
     with segmenter.timed() as model:
@@ -77,26 +79,20 @@ def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -
     return _batch_facts(batch) | {"seconds": seconds, "issues": [list(issue) for issue in issues]}
 
 
-def find_seams(job: SlideJob, number: int, first: np.ndarray, merge_iou: float) -> dict[str, Any]:
-    """What one batch's objects have to do with those of other tiles, and their facts for the coordinator.
-
-    Args:
-        job: the slide's run.
-        number: the batch.
-        first: global id of the first object of every tile, see ``stitching.ids``.
-        merge_iou: see ``StitchSettings``.
-    """
+def find_seams(job: SlideJob, number: int) -> dict[str, Any]:
+    """What one batch's objects have to do with those of other tiles, and their facts for ``resolve_objects``."""
     from wsi_pipeline.stitching.seams import find_conflicts, later_neighbours, owned
 
-    plan = plan_of(job)
-    batches = {n: ObjectBatch.load(job.batch_file(n)) for n in [number, *later_neighbours(number, plan)]}
+    plan, first = plan_of(job), first_of(job)
+    around = [number, *later_neighbours(number, plan)]
+    batches = {n: ObjectBatch.load(job.batch_file(n), logits=False) for n in around}
     ids = {n: object_ids(batch, first) for n, batch in batches.items()}
     batch = batches[number]
     with beside(job.seam_file(number)) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
             ids=ids[number],
-            edges=find_conflicts(number, batches, plan, ids, merge_iou),
+            edges=find_conflicts(number, batches, plan, ids, job.workflow.stitch.merge_iou),
             owner=owned(batch, plan),
             center=(batch.bbox[:, :2] + batch.bbox[:, 2:]) / 2,
             **{name: getattr(batch, name) for name in FACTS},
@@ -105,18 +101,22 @@ def find_seams(job: SlideJob, number: int, first: np.ndarray, merge_iou: float) 
 
 
 def stitch_shard(job: SlideJob, row: int, col: int, batches: Sequence[int], blended: bool) -> dict[str, Any]:
-    """Pass 2: one shard of level 0, from the batches that can see any of it."""
+    """Pass 2: one shard of level 0, from the batches that can see any of it; where nobody looked nothing is written."""
+    if not batches:
+        return {}
     from wsi_pipeline.stitching.blend import blend
     from wsi_pipeline.stitching.paint import paint
 
     pyramid = pyramid_of(job)
     region = pyramid.shard_region(0, row, col)
-    loaded = [ObjectBatch.load(job.batch_file(number)) for number in batches]
+    loaded = [ObjectBatch.load(job.batch_file(number), logits=False) for number in batches]
     objects = objects_of(job)
     ids = [objects.ids_of(batch, number) for batch, number in zip(loaded, batches, strict=True)]
     instance, class_ = paint(region, loaded, ids, objects.root, objects.class_id)
-    overlap = plan_of(job).overlap if blended else 0
-    probability = blend(region, loaded, overlap) if blended else None
+    del loaded
+    probability = None
+    if blended:  # the logits of one batch after the other: together they are larger than everything else
+        probability = blend(region, (ObjectBatch.load(job.batch_file(n)) for n in batches), plan_of(job).overlap)
     pyramid.write_shard(row, col, instance, class_, probability)
     return {}
 
@@ -139,7 +139,16 @@ def trace(job: SlideJob, number: int) -> dict[str, Any]:
     return {}
 
 
-def write_rows(job: SlideJob, number: int, task: ChunkTask) -> dict[str, Any]:
+def plan_outlines(job: SlideJob) -> None:
+    """Find the objects that lie in several chunks, and which chunk puts each of them together."""
+    from wsi_pipeline.vectorize.chunks import ChunkFacts
+    from wsi_pipeline.vectorize.plan import plan_assembly
+
+    facts = (ChunkFacts.load(job.outline_file(number)) for number in range(len(job.chunk_grid)))
+    plan_assembly(facts).save(job.assembly_file)
+
+
+def write_rows(job: SlideJob, number: int) -> dict[str, Any]:
     """The table rows of the objects that one chunk owns."""
     from wsi_pipeline.export.table import write_fragment
     from wsi_pipeline.run.rows import rows_of_labels
@@ -147,7 +156,7 @@ def write_rows(job: SlideJob, number: int, task: ChunkTask) -> dict[str, Any]:
     from wsi_pipeline.vectorize.chunks import ChunkOutlines
 
     found = assemble_chunk(
-        task,
+        assembly_of(job).task(number),
         lambda index: ChunkOutlines.load(job.outline_file(index)),
         min_area=job.min_area_px,
         fill_holes=job.fill_holes_px,
@@ -162,7 +171,7 @@ def write_prompt_rows(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> 
     from wsi_pipeline.export.table import write_fragment
     from wsi_pipeline.run.rows import rows_of_prompts
 
-    batch = ObjectBatch.load(job.batch_file(number))
+    batch = ObjectBatch.load(job.batch_file(number), logits=False)
     table = rows_of_prompts(job, batch, objects_of(job).ids_of(batch, number), prompts)
     write_fragment(job.row_file(number), table)
     return {"objects": len(table)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,28 @@ def tissue_of(walk: Walk) -> TissueMask:
     tissue: TissueMask = walk.once("tissue", _find, walk.info.path, walk.task.mpp, walk.context.workflow.tissue)
     walk.warnings += tissue.warnings
     return tissue
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a dense run has to know of the tissue; the masks, of up to 64 million px each, stay on the worker.
+
+    Attributes:
+        keep: (rows, cols) bool, tiles on tissue, see ``TilePlan``.
+        rows: tissue and artefacts as rows of annotations.
+        warnings: one line each.
+    """
+
+    keep: np.ndarray
+    rows: pa.Table
+    warnings: tuple[str, ...]
+
+
+def survey(job: SlideJob, size: int, overlap: int) -> Survey:
+    """Find the tissue, and the tiles of ``size`` px with ``overlap`` px in common that lie on it."""
+    tissue = _find(job.info.path, job.mpp, job.workflow.tissue)
+    keep = tissue.keep_tiles(job.grid, size, overlap, job.workflow.tiling.min_tissue)
+    return Survey(keep, tissue_rows(tissue, job.info, job.identity), tissue.warnings)
 
 
 def _find(path: str, mpp: float | None, settings: object) -> TissueMask:

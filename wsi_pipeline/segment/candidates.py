@@ -49,7 +49,7 @@ def accept(
     seeds: np.ndarray,
     rows: np.ndarray,
     limits: np.ndarray,
-    decoded: np.ndarray,
+    windows: np.ndarray,
     settings: SegmentSettings,
     *,
     boxed: bool,
@@ -61,7 +61,7 @@ def accept(
         seeds: (N, h, w) bool, where each prompt is in its window.
         rows: (N,) prompt of each answer.
         limits: (N, 4) ``x0, y0, x1, y1`` of the patch that counts, patch px.
-        decoded: (N,) px of the patch that the decoder answered for.
+        windows: (N, 4) ``x0, y0, x1, y1`` of the part of the patch that each prompt asks about, patch px.
         settings: thresholds.
         boxed: whether the prompts are boxes, so that spilling beyond them tells.
     """
@@ -71,14 +71,25 @@ def accept(
     area = np.count_nonzero(masks, axis=(1, 2))
     stable = components.stability(own)
     good = (area > 0) & (answers.iou >= settings.min_iou) & (stable >= settings.min_stability)
-    good &= area <= MAX_FILL * decoded
+    good &= area <= MAX_FILL * np.prod(windows[:, 2:] - windows[:, :2], axis=1)
+    boxes = components.tight_boxes(masks)
     if boxed:
         good &= np.count_nonzero(masks & seeds, axis=(1, 2)) >= MIN_INSIDE * area
-    boxes = components.tight_boxes(masks)
+        good &= ~_runs_out(boxes + np.tile(answers.origin, (1, 2)), windows, limits)
     return [
         _cut_out(int(rows[i]), own[i], masks[i], boxes[i], answers.origin[i], float(answers.iou[i]), float(stable[i]))
         for i in np.flatnonzero(good)
     ]
+
+
+def _runs_out(boxes: np.ndarray, windows: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """(N,) bool: masks that go on past their window, half a box away from the box, where the patch does not end.
+
+    Their straight edge would be the window's, and what they show is larger than what was asked about.
+    """
+    low = (boxes[:, :2] <= np.floor(windows[:, :2])) & (windows[:, :2] > limits[:, :2])
+    high = (boxes[:, 2:] >= np.ceil(windows[:, 2:])) & (windows[:, 2:] < limits[:, 2:])
+    return np.asarray((low | high).any(axis=1))
 
 
 def _cut_out(

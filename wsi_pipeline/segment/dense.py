@@ -240,19 +240,18 @@ def _decode(
     margin = settings.window_margin if prompts.boxes is not None else None
     for part, answers in decode_in_calls(segmenter, embedding, prompts, margin=margin):
         asked = take(prompts, part)
-        decoded = np.full(len(part), float(size**2))
+        windows = np.tile([0.0, 0.0, size, size], (len(part), 1))
         if asked.boxes is not None:
             seeds = components.box_seeds(answers.logits, answers.origin, asked.boxes)
             if margin is not None:
                 windows = window_bounds(asked.boxes, size, margin)
-                decoded = np.prod(windows[:, 2:] - windows[:, :2], axis=1)
         else:
             assert asked.points is not None
             seeds = components.point_seeds(
                 answers.logits, answers.origin, asked.points, np.ones(asked.points.shape[:2], bool)
             )
         mine = rows[part]
-        yield from accept(answers, seeds, mine, limits[mine], decoded, settings, boxed=asked.boxes is not None)
+        yield from accept(answers, seeds, mine, limits[mine], windows, settings, boxed=asked.boxes is not None)
 
 
 def _best(candidates: list[Candidate], scores: np.ndarray, settings: SegmentSettings) -> list[Candidate]:

@@ -69,9 +69,13 @@ class ObjectBatch:
             np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
-    def load(cls, path: Path) -> ObjectBatch:
+    def load(cls, path: Path, *, logits: bool = True) -> ObjectBatch:
+        """What ``save`` wrote; without ``logits``, by far the largest part, the batch has no tiles."""
         with np.load(path, allow_pickle=False) as data:
-            return cls(**{f.name: data[f.name] for f in fields(cls)})
+            members = {f.name: data[f.name] for f in fields(cls) if logits or not f.name.startswith("logits")}
+        if not logits:
+            members |= {"logits": np.zeros((0, 0, 0), np.int8), "logits_xy": np.zeros((0, 2), np.int32)}
+        return cls(**members)
 
 
 def pack_masks(masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -186,16 +186,20 @@ class MaskPyramid:
         if not 0 < level < self.n_levels:
             raise ValueError(f"level {level} is not between 1 and {self.n_levels - 1}")
         x0, y0, x1, y1 = self.shard_region(level, row, col)
+        instance = np.empty((y1 - y0, x1 - x0), np.uint32)
+        class_ = np.empty(instance.shape, self.class_dtype)
+        probability = np.empty(instance.shape, np.uint8)
         width, height = self.size(level - 1)
-        below = 2 * x0, 2 * y0, min(2 * x1, width), min(2 * y1, height)
-        self._write(
-            level,
-            row,
-            col,
-            self.read_labels("instance", *below, level - 1)[::2, ::2],
-            self.read_labels("class", *below, level - 1)[::2, ::2],
-            halve_mean(self.read_probability(*below, level - 1)),
-        )
+        step = self.shard // 2  # a shard of the level before at a time
+        for y in range(y0, y1, step):
+            for x in range(x0, x1, step):
+                right, bottom = min(x + step, x1), min(y + step, y1)
+                below = 2 * x, 2 * y, min(2 * right, width), min(2 * bottom, height)
+                part = slice(y - y0, bottom - y0), slice(x - x0, right - x0)
+                instance[part] = self.read_labels("instance", *below, level - 1)[::2, ::2]
+                class_[part] = self.read_labels("class", *below, level - 1)[::2, ::2]
+                probability[part] = halve_mean(self.read_probability(*below, level - 1))
+        self._write(level, row, col, instance, class_, probability)
 
     def read_labels(self, name: LabelName, x0: int, y0: int, x1: int, y1: int, level: int = 0) -> np.ndarray:
         """(y1 - y0, x1 - x0) labels of a rectangle in px of a level; 0 where it reaches past the image."""

@@ -108,31 +108,33 @@ def resolve(edges: np.ndarray, owner: np.ndarray, iou: np.ndarray) -> np.ndarray
         root: (n + 1,) uint32, ``root[i]`` is the final id of object i, which is the smallest id of those it was
         merged with; 0 where it was dropped, and ``root[0]`` is 0.
     """
-    n = len(iou)
-    first, second, kind = np.asarray(edges, np.int64).reshape(-1, 3).T
-    alive = np.ones(n + 1, bool)
-    alive[0] = False
+    edges = np.asarray(edges, np.int64).reshape(-1, 3)
+    root = np.arange(len(iou) + 1, dtype=np.uint32)
+    # Few objects lie on a seam: only they are looked at, numbered anew in the same order.
+    involved, number = np.unique(edges[:, :2], return_inverse=True)
+    (first, second), kind = number.reshape(-1, 2).T, edges[:, 2]
+    owner, iou = np.asarray(owner, bool)[involved - 1], np.asarray(iou, np.float32)[involved - 1]
+    alive = np.ones(len(involved), bool)
     alive[first[kind == Conflict.PIECE_OF]] = False
     twice = kind == Conflict.SEEN_TWICE
     alive &= _winners(first[twice], second[twice], owner, iou)
     merged = (kind == Conflict.PARTS_OF_ONE) & alive[first] & alive[second]
-    root = _smallest_of_group(n, first[merged], second[merged])
-    root[~alive] = 0
+    smallest = _smallest_of_group(len(involved), first[merged], second[merged])
+    root[involved] = np.where(alive, involved[smallest], 0)
     return root
 
 
 def _winners(first: np.ndarray, second: np.ndarray, owner: np.ndarray, iou: np.ndarray) -> np.ndarray:
-    """(n + 1,) bool: from the best object down, each that still stands removes those seen twice with it."""
+    """(n,) bool: from the best object down, each that still stands removes those seen twice with it."""
     n = len(iou)
-    quality = np.nan_to_num(np.asarray(iou, np.float32), nan=-1.0)
-    rank = np.zeros(n + 1, np.int64)
-    rank[1 + np.lexsort((np.arange(n), -quality, ~np.asarray(owner, bool)))] = np.arange(n)
+    rank = np.empty(n, np.int64)
+    rank[np.lexsort((np.arange(n), -np.nan_to_num(iou, nan=-1.0), ~owner))] = np.arange(n)
     in_order = rank[first] < rank[second]
     better, worse = np.where(in_order, first, second), np.where(in_order, second, first)
     order = np.argsort(rank[better], kind="stable")
     # Every edge in which an object is the worse one comes before the first in which it is the better one, so one
     # pass over the edges is enough, whatever the length of the chains.
-    stands = bytearray(b"\x01") * (n + 1)
+    stands = bytearray(b"\x01") * n
     for winner, loser in zip(better[order].tolist(), worse[order].tolist(), strict=True):
         if stands[winner]:
             stands[loser] = 0
@@ -140,11 +142,11 @@ def _winners(first: np.ndarray, second: np.ndarray, owner: np.ndarray, iou: np.n
 
 
 def _smallest_of_group(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(n + 1,) uint32, the smallest id each id is connected with."""
-    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(n + 1, n + 1))
+    """(n,) int64, the smallest number each one is connected with."""
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(n, n))
     _, group = connected_components(graph, directed=False)
     _, smallest = np.unique(group, return_index=True)
-    return smallest.astype(np.uint32)[group]
+    return smallest[group]
 
 
 def _by_tile(batch: ObjectBatch, plan: TilePlan) -> dict[int, tuple[Tile, np.ndarray]]:

@@ -155,6 +155,8 @@ def trace_chunk(labels: np.ndarray, grid: ChunkGrid, index: int, tolerance: floa
     padded = _padded(labels, grid, index, tolerance)
     frame, (x0, y0, x1, y1) = grid.frame(index, tolerance), grid.bounds(index)
     own = padded[y0 - frame[1] : y1 - frame[1] + 2, x0 - frame[0] : x1 - frame[0] + 2]
+    if not own[1:-1, 1:-1].any():
+        return _no_outlines(index)
     component, count = connected_labels(own[1:-1, 1:-1], connectivity=1, background=0, return_num=True)
     edges = find_edges(own)
     turns, touches = edges.turns()
@@ -192,6 +194,13 @@ def _padded(labels: np.ndarray, grid: ChunkGrid, index: int, tolerance: float) -
     left, top = x0 - frame[0] + 1, y0 - frame[1] + 1
     right, bottom = frame[2] + 1 - x1, frame[3] + 1 - y1
     return np.pad(labels, ((top, bottom), (left, right)))
+
+
+def _no_outlines(index: int) -> ChunkOutlines:
+    """Those of a chunk without objects, which most of a slide is."""
+    pairs, numbers, keys = np.zeros((0, 2), np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    flags, offset = np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    return ChunkOutlines(index, pairs, flags, offset, pairs, numbers, keys, keys, numbers)
 
 
 @dataclass(frozen=True, slots=True)

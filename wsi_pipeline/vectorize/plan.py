@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from wsi_pipeline.files import beside
 from wsi_pipeline.vectorize.chunks import ChunkFacts
 
 Objects = Literal["label", "component"]
@@ -51,6 +53,18 @@ class AssemblyPlan:
     chunk: np.ndarray
     component: np.ndarray
     region: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write an npz beside ``path`` and rename it, so that a file that exists is whole."""
+        pieces: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        with beside(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **pieces)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        with np.load(path, allow_pickle=False) as data:
+            pieces: dict[str, Any] = {f.name: data[f.name] for f in fields(cls)}
+        return cls(**pieces | {"objects": str(pieces["objects"])})
 
     def task(self, index: int) -> ChunkTask:
         """The part of the plan that concerns one chunk."""

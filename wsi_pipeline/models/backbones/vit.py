@@ -1,12 +1,13 @@
 """SAM's plain vision transformer with fused attention (Kirillov et al. 2023; keys of segment-anything).
 
-Blocks, windows and parameters are those of the ``segment_anything`` package. Attention runs through the fused kernel
-with the decomposed relative positions as an additive term, a few rows of queries at a time, so that the full
-(heads, 4096, 4096) table of a global block never exists.
+Blocks, windows and parameters are those of the ``segment_anything`` package. On a GPU attention runs through the fused
+kernel with the decomposed relative positions as an additive term. Heads and queries are taken some at a time, so that
+the full (heads, 4096, 4096) table of a global block never exists.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +23,8 @@ PATCH = 16
 """Side of an image token in px."""
 WINDOW = 14
 """Side of an attention window in tokens."""
-_BIAS_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 28}
-# on a CPU the position term of a chunk of queries should stay in the cache
+_LOGITS_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 28}
+"""Attention logits held at once; on a CPU they should stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +51,41 @@ class Attention(DecomposedAttention):
         """(B, H, W, C) -> (B, H, W, C)."""
         b, h, w, _ = x.shape
         qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        rows = self._rows_at_once(x.device.type, b * w * h * w)
-        chunks = [self._attend(q[:, :, y * w : (y + rows) * w], k, v, y, (h, w)) for y in range(0, h, rows)]
-        out = torch.cat(chunks, dim=2)
-        return self.proj(out.transpose(1, 2).reshape(b, h, w, -1))
+        q, k, v = qkv.flatten(1, 2).unbind(0)
+        along_y, along_x = self._positions(q, h, w)
+        out = []
+        for heads, queries in self._pieces(q):
+            bias = along_y[heads, queries, :, None] + along_x[heads, queries, None, :]
+            out.append(self._attend(q[heads, queries], k[heads], v[heads], bias.flatten(2)).flatten(0, 1))
+        attended = torch.cat(out).view(b, self.num_heads, h * w, -1).transpose(1, 2)
+        return self.proj(attended.reshape(b, h, w, -1))
 
-    def _rows_at_once(self, device: str, bias_per_row: int) -> int:
-        budget = _BIAS_ELEMENTS.get(device, _BIAS_ELEMENTS["cuda"])
-        return max(1, budget // (bias_per_row * self.num_heads))
+    def _positions(self, q: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """Terms of each query of q (n, h * w, d) for every row (n, h * w, h) and column (n, h * w, w) of keys."""
+        # they use the unscaled query
+        grid = q.unflatten(1, (h, w))
+        along_y = torch.einsum("nhwc,hkc->nhwk", grid, get_rel_pos(h, h, self.rel_pos_h))
+        along_x = torch.einsum("nhwc,wkc->nhwk", grid, get_rel_pos(w, w, self.rel_pos_w))
+        return along_y.flatten(1, 2), along_x.flatten(1, 2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, first_row: int, size: tuple[int, int]) -> Tensor:
-        """Attention of some rows of queries q (B, heads, rows * W, d) to all keys."""
-        h, w = size
-        rows = q.shape[2] // w
-        grid = q.unflatten(2, (rows, w))
-        # the position terms use the unscaled query
-        to_rows = get_rel_pos(h, h, self.rel_pos_h)[first_row : first_row + rows]
-        to_columns = get_rel_pos(w, w, self.rel_pos_w)
-        along_y = torch.einsum("bnhwc,hkc->bnhwk", grid, to_rows)
-        along_x = torch.einsum("bnhwc,wkc->bnhwk", grid, to_columns)
-        bias = (along_y.unsqueeze(-1) + along_x.unsqueeze(-2)).flatten(4).flatten(2, 3)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+    @staticmethod
+    def _pieces(q: Tensor) -> Iterator[tuple[slice, slice]]:
+        """Slices of the heads and queries of q (n, N, d): whole heads where the budget allows, else part of one."""
+        n, tokens, _ = q.shape
+        budget = _LOGITS_AT_ONCE.get(q.device.type, _LOGITS_AT_ONCE["cuda"])
+        heads = max(1, budget // tokens**2)
+        queries = max(1, min(tokens, budget // tokens))
+        for head in range(0, n, heads):
+            for query in range(0, tokens, queries):
+                yield slice(head, head + heads), slice(query, query + queries)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Attention of queries (n, Q, d) to keys (n, N, d) with an additive term (n, Q, N)."""
+        if q.device.type == "cpu":
+            # measured: with an additive term the fused CPU kernel is slower than products of this size, most so in bf16
+            return torch.baddbmm(bias, q, k.mT, alpha=self.scale).softmax(dim=-1) @ v
+        fused = F.scaled_dot_product_attention(*(t.unsqueeze(0) for t in (q, k, v, bias)), scale=self.scale)
+        return fused.squeeze(0)
 
 
 class Block(nn.Module):
