@@ -220,6 +220,11 @@ def _row(peaks: Peaks) -> str:
     return f"{peaks.coordinator / 1e6:8.0f} MB {peaks.worker / 1e6:8.0f} MB"
 
 
+def _growth(few: int, many: int) -> str:
+    ratio = f"{many / few:5.2f}" if few else "    -"
+    return f"{few / 1e6:8.0f} -> {many / 1e6:5.0f} MB {ratio}"
+
+
 def report(result: dict[str, Any], side: int) -> None:
     print(f"{result['objects']:,} objects on {side:,} x {side:,} px, {result['tasks']:,} tasks".replace(",", " "))
     print(f"  {'stage':10} {'time':>9} {'coordinator':>11} {'worker':>11}")
@@ -258,6 +263,10 @@ def compare(arguments: argparse.Namespace) -> None:
     tenth, full = (run_apart(arguments, n) for n in (arguments.objects // 10, arguments.objects))
     for result in (tenth, full):
         report(result, arguments.side)
+    print(f"  {'stage':10} {'coordinator':>22} {'worker':>30}")
+    for name in full["stages"]:
+        few, many = (Peaks(**result["stages"][name]) for result in (tenth, full))
+        print(f"  {name:10} {_growth(few.coordinator, many.coordinator)} {_growth(few.worker, many.worker)}")
     good = True
     for who in ("coordinator", "worker"):
         ratio = full["total"][who] / tenth["total"][who]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from wsi_pipeline.models.roles import PairImages, Prompter
-from wsi_pipeline.prompts.grid import PointGrid
+from wsi_pipeline.prompts.grid import PointGrid, has_stain
 from wsi_pipeline.workflow import GridPrompts
 
 TISSUE = (215, 150, 190)
@@ -57,3 +58,17 @@ def test_only_tissue_is_asked_about(glass) -> None:
 @pytest.mark.parametrize("colour", [(238, 222, 233), (150, 190, 220), (120, 80, 60), (60, 60, 60)])
 def test_pale_blue_and_brown_tissue_is_asked_about(colour) -> None:
     assert len(detect(patch(colour), 0.5, 16).points) == 16
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_stain_is_judged_on_the_window_around_a_point(window: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = np.where(rng.random((40, 50, 1)) < 0.02, np.array(TISSUE), 245).astype(np.uint8)
+    x, y = np.meshgrid(np.arange(50) + 0.5, np.arange(40) + 0.5)
+    answers = has_stain(image, np.stack([x.ravel(), y.ravel()], axis=1), window).reshape(40, 50)
+    density = np.log10(246 / (image + 1.0))
+    mean = ndimage.uniform_filter(density, (window, window, 0), mode="nearest")
+    chroma, total = np.ptp(mean, axis=-1) - 0.022, mean.mean(axis=-1) - 0.1
+    clear = np.maximum(np.abs(chroma), np.abs(total)) > 1e-4
+    np.testing.assert_array_equal(answers[clear], ((chroma > 0) | (total > 0))[clear])

@@ -118,7 +118,7 @@ class Running:
             self.process = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while not ready():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()
@@ -210,7 +210,7 @@ def test_worker_that_dies_is_replaced(
     assert len(first) == 2
     first[0].kill()
     running.wait_for(lambda: len(set(running.workers()) - set(first)) == 1)
-    assert running.process.wait(timeout=120) == 0, running.log.read_text()
+    assert running.process.wait(timeout=240) == 0, running.log.read_text()
     assert tools.contents(output / "ovals") == undisturbed
     assert all(json.loads(line) for line in running.log.read_text().splitlines())
 
@@ -223,7 +223,7 @@ def test_ctrl_c_stops_cleanly_and_the_run_goes_on(
     running.wait_for(lambda: len(finished(output, "segment")) >= 2)
     children = running.children()
     os.killpg(running.process.pid, signal.SIGINT)  # a terminal tells the whole group
-    assert running.process.wait(timeout=30) == 130
+    assert running.process.wait(timeout=60) == 130
     last = [json.loads(line) for line in running.log.read_text().splitlines()][-1]
     assert last["message"] == "stopped; run the same command again to go on"
     assert_gone(children, seconds=5)

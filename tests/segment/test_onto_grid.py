@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_pipeline.geometry import Affine2D, PixelGrid
+from wsi_pipeline.rasterise import rasterise
 from wsi_pipeline.segment import onto_grid
 from wsi_pipeline.segment.onto_grid import logits_onto_grid, outline_onto_grid
-from wsi_pipeline.segment.rasterise import rasterise
 
 GRID = PixelGrid(90, 70, Affine2D(2.0, 2.0, 10.0, 20.0), 0.5)
 

@@ -15,7 +15,7 @@ from wsi_pipeline.geometry import Affine2D, PixelGrid, Region
 from wsi_pipeline.tissue.detect import find_tissue
 from wsi_pipeline.tissue.mask import TissueMask
 from wsi_pipeline.tissue.outlines import outlines
-from wsi_pipeline.tissue.own_mask import rasterise
+from wsi_pipeline.tissue.own_mask import covered
 from wsi_pipeline.workflow import TissueSettings
 
 BOUNDS = Region(200, 100, 800, 400)
@@ -164,7 +164,7 @@ def test_outlines_drawn_again_are_the_mask(bits: list[bool], scale: float, offse
     for class_name, name, truth in (("Region*", "tissue", tissue), ("Artefact*", "pen", ~tissue)):
         pieces = [o.geometry for o in found if (o.class_name, o.name) == (class_name, name)]
         assert all(piece.geom_type == "Polygon" for piece in pieces)
-        assert np.array_equal(rasterise(pieces, grid), truth)
+        assert np.array_equal(covered(pieces, grid), truth)
         assert sum(piece.area for piece in pieces) == pytest.approx(truth.sum() * scale**2)
 
 

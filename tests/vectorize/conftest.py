@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from wsi_pipeline.geometry import Affine2D
+from wsi_pipeline.rasterise import rasterise
 from wsi_pipeline.vectorize.assemble import assemble_chunk
 from wsi_pipeline.vectorize.chunks import ChunkGrid, ChunkOutlines, trace_chunk
 from wsi_pipeline.vectorize.plan import Objects, plan_assembly
@@ -44,3 +46,16 @@ def random_labels() -> Callable[..., np.ndarray]:
 def in_chunks() -> Callable[..., list[VectorObjects]]:
     """``in_chunks(labels, size, objects, tolerance, min_area=, fill_holes=)`` → the objects of every chunk."""
     return _in_chunks
+
+
+def _rasterised(polygons: np.ndarray, ids: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(h, w) uint32 image of polygons in its px, each painted with its id."""
+    image = np.zeros(shape, np.uint32)
+    for polygon, label in zip(polygons, ids, strict=True):
+        image[rasterise(polygon, Affine2D(), shape[1], shape[0])] = label
+    return image
+
+
+@pytest.fixture(scope="session")
+def rasterised() -> Callable[..., np.ndarray]:
+    return _rasterised

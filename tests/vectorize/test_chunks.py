@@ -11,7 +11,6 @@ from wsi_pipeline.vectorize.arrays import vectorize_array
 from wsi_pipeline.vectorize.assemble import assemble_chunk
 from wsi_pipeline.vectorize.chunks import ChunkFacts, ChunkGrid, ChunkOutlines, trace_chunk
 from wsi_pipeline.vectorize.plan import plan_assembly
-from wsi_pipeline.vectorize.raster import rasterize
 
 IMAGES = st.tuples(
     st.integers(1, 45), st.integers(1, 45), st.integers(1, 6), st.sampled_from([0.0, 0.6, 1.0, 2.5]), st.integers(0)
@@ -51,14 +50,14 @@ def test_chunk_size_changes_nothing_with_small_parts_left_out(random_labels, in_
 
 @given(IMAGES, st.integers(5, 50))
 @settings(max_examples=30, deadline=None)
-def test_polygons_of_chunks_rasterise_to_the_same_pixels(random_labels, in_chunks, spec, size):
+def test_polygons_of_chunks_rasterise_to_the_same_pixels(random_labels, rasterised, in_chunks, spec, size):
     labels = random_labels(*spec)
     parts = in_chunks(labels, size)
     ids = np.concatenate([part.label for part in parts])
     polygons = np.concatenate([part.geometry for part in parts])
     assert len(np.unique(ids)) == len(ids)
     assert shapely.is_valid(polygons).all()
-    assert np.array_equal(rasterize(polygons, ids.astype(np.uint32), labels.shape), labels)
+    assert np.array_equal(rasterised(polygons, ids, labels.shape), labels)
 
 
 @given(SMALL_IMAGES, st.integers(1, 12))

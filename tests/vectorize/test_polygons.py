@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.geometry import Affine2D
 from wsi_pipeline.vectorize.arrays import polygons_from_labels, polygons_from_mask, vectorize_array
-from wsi_pipeline.vectorize.raster import rasterize
 
 IMAGES = st.tuples(
     st.integers(1, 60), st.integers(1, 60), st.integers(1, 6), st.sampled_from([0.0, 0.6, 1.0, 2.5]), st.integers(0)
@@ -22,10 +21,10 @@ def image(*rows: str) -> np.ndarray:
 
 @given(IMAGES)
 @settings(max_examples=60, deadline=None)
-def test_rasterised_polygons_are_the_same_pixels(random_labels, spec):
+def test_rasterised_polygons_are_the_same_pixels(random_labels, rasterised, spec):
     labels = random_labels(*spec)
     ids, polygons = polygons_from_labels(labels)
-    assert np.array_equal(rasterize(polygons, ids.astype(np.uint32), labels.shape), labels)
+    assert np.array_equal(rasterised(polygons, ids, labels.shape), labels)
 
 
 @given(IMAGES)

@@ -170,7 +170,7 @@ class _Parts:
             self.file = None
 
     def finish(self) -> list[Path]:
-        """Give the files their names; an empty result is a file too. Parts of an earlier export go."""
+        """Give the files their names; an empty result is a file too. Files of an earlier export go."""
         if not self.partial:
             self.next_file()
         self.close()
@@ -180,7 +180,7 @@ class _Parts:
             names = [self.stem.with_name(f"{self.stem.name}.part{n:03}{self.suffix}") for n in count]
         for partial, name in zip(self.partial, names, strict=True):
             partial.replace(name)
-        for old in _earlier_parts(self.stem):
+        for old in _earlier_files(self.stem):
             if old not in names:
                 old.unlink()
         return names
@@ -201,8 +201,8 @@ def _trim(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def _earlier_parts(stem: Path) -> list[Path]:
-    part = re.compile(re.escape(stem.name) + r"\.part\d+\.geojson(\.gz)?")
+def _earlier_files(stem: Path) -> list[Path]:
+    part = re.compile(re.escape(stem.name) + r"(\.part\d+)?\.geojson(\.gz)?")
     return [file for file in sorted(stem.parent.iterdir()) if part.fullmatch(file.name)]
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsi_pipeline import __version__
 from wsi_pipeline.run.cluster import run_tasks
 from wsi_pipeline.run.job import SlideJob
 from wsi_pipeline.run.ledger import Ledger, State
@@ -193,6 +194,7 @@ def _parts(task: SlideTask, context: RunContext, info: SlideInfo) -> dict[str, A
     """Everything the results follow from: where it differs, old results do not count."""
     tissue = context.workflow.tissue.mask
     return {
+        "wsi_pipeline": __version__,
         "workflow": context.workflow.model_dump(mode="json", by_alias=True),
         "weights": context.weights,
         "dtype": context.dtype,
@@ -211,7 +213,8 @@ def _identity(parts: dict[str, Any]) -> str:
     for section in ("name", "description", "vectorize", "export"):
         del workflow[section]
     del workflow["tiling"]["batch"], workflow["stitch"]["chunk"], workflow["stitch"]["shard"]
-    return fingerprint_of(parts | {"workflow": workflow})
+    kept = {key: value for key, value in parts.items() if key != "wsi_pipeline"}
+    return fingerprint_of(kept | {"workflow": workflow})
 
 
 def _is_done(task: SlideTask, context: RunContext, fingerprint: str) -> bool:

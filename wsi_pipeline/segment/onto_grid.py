@@ -11,9 +11,9 @@ import numpy as np
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.geometry import Affine2D, PixelGrid
+from wsi_pipeline.rasterise import rasterise
 from wsi_pipeline.segment.components import BACKGROUND
 from wsi_pipeline.segment.found import Bounds
-from wsi_pipeline.segment.rasterise import rasterise
 
 STRIP_PX = 2**22
 """Px of a strip; a few floats each."""

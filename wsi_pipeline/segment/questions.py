@@ -10,7 +10,7 @@ import numpy as np
 from wsi_pipeline.geometry import Affine2D
 from wsi_pipeline.models.roles import PromptBatch, Segmenter
 from wsi_pipeline.prompts.prompt import Prompt
-from wsi_pipeline.segment.rasterise import coverage
+from wsi_pipeline.rasterise import coverage
 
 COARSE_LOGIT = 6.0
 """Logit of a px that an outline covers whole; models take their own earlier logits as masks, and those saturate at

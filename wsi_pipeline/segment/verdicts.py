@@ -10,6 +10,7 @@ import numpy as np
 from wsi_pipeline.geometry import Affine2D
 from wsi_pipeline.models.roles import MaskBatch
 from wsi_pipeline.prompts.prompt import Prompt
+from wsi_pipeline.rasterise import rasterise
 from wsi_pipeline.segment import components
 from wsi_pipeline.segment.candidates import MAX_FILL, MIN_INSIDE
 from wsi_pipeline.segment.decoding import window_bounds
@@ -17,7 +18,6 @@ from wsi_pipeline.segment.found import FoundObject
 from wsi_pipeline.segment.onto_grid import logits_onto_grid
 from wsi_pipeline.segment.placement import PairKey, Placement
 from wsi_pipeline.segment.questions import Question, batch
-from wsi_pipeline.segment.rasterise import rasterise
 from wsi_pipeline.workflow import SegmentSettings
 
 

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 import shapely
 from PIL import Image, UnidentifiedImageError
-from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
-from skimage.draw import polygon as fill_polygon
 
 from wsi_pipeline.errors import GeoJSONError, WorkflowError
 from wsi_pipeline.geometry import Affine2D, PixelGrid
 from wsi_pipeline.qupath.classes import ARTEFACT, REGION, is_ignored_class
 from wsi_pipeline.qupath.origin import Origin, origin_offset
 from wsi_pipeline.qupath.reader import QuPathObject, read_objects
+from wsi_pipeline.rasterise import rasterise
 from wsi_pipeline.tissue.mask import TissueMask
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ def _from_annotations(path: Path, info: SlideInfo, grid: PixelGrid, origin: Orig
         raise GeoJSONError(
             "holds no outline of tissue", where=path, fix=f"Draw areas of class {REGION} and export them"
         )
-    tissue = rasterise(regions or others, grid)
-    masks = {name: rasterise(parts, grid) for name, parts in artefacts.items()}
+    tissue = covered(regions or others, grid)
+    masks = {name: covered(parts, grid) for name, parts in artefacts.items()}
     for mask in masks.values():
         tissue &= ~mask
     warnings = () if tissue.any() else (f"{path}: the outlines of tissue do not meet the slide",)
@@ -88,32 +87,13 @@ def _on_slide(item: QuPathObject, info: SlideInfo, origin: Origin) -> BaseGeomet
     return shapely.transform(item.geometry, lambda xy: xy + offset)
 
 
-def rasterise(geometries: Iterable[BaseGeometry], grid: PixelGrid) -> np.ndarray:
+def covered(geometries: Iterable[BaseGeometry], grid: PixelGrid) -> np.ndarray:
     """(h, w) bool: pixels of ``grid`` whose centre lies in a polygon of ``geometries`` (level-0 px).
 
     Lines and points cover nothing; a polygon in the hole of another is covered.
     """
-    mask = np.zeros((grid.height, grid.width), bool)
-    to_grid = grid.to_level0.inverse()
-    for part in (part for geometry in geometries for part in shapely.get_parts(geometry)):
-        if isinstance(part, Polygon) and not part.is_empty:
-            _paint(mask, part, to_grid)
-    return mask
-
-
-def _paint(mask: np.ndarray, polygon: Polygon, to_grid: Affine2D) -> None:
-    """Set the pixels of one polygon; what other polygons put into its holes stays."""
-    height, width = mask.shape
-    shell = to_grid.apply(np.asarray(polygon.exterior.coords))
-    x0, y0 = np.clip(np.floor(shell.min(axis=0)).astype(int), 0, (width, height))
-    x1, y1 = np.clip(np.ceil(shell.max(axis=0)).astype(int), 0, (width, height))
-    local = np.zeros((y1 - y0, x1 - x0), bool)
-    if local.size == 0:
-        return
-    for ring, value in [(polygon.exterior, True), *((hole, False) for hole in polygon.interiors)]:
-        xy = to_grid.apply(np.asarray(ring.coords)) - (x0 + 0.5, y0 + 0.5)
-        local[fill_polygon(xy[:, 1], xy[:, 0], local.shape)] = value
-    mask[y0:y1, x0:x1] |= local
+    areas = [shapely.make_valid(geometry) for geometry in geometries if shapely.get_dimensions(geometry) == 2]
+    return rasterise(shapely.union_all(areas), grid.to_level0.inverse(), grid.width, grid.height)
 
 
 def _file_for(path: Path, info: SlideInfo) -> Path:

@@ -84,8 +84,9 @@ class Attention(DecomposedAttention):
         if q.device.type == "cpu":
             # measured: with an additive term the fused CPU kernel is slower than products of this size, most so in bf16
             return torch.baddbmm(bias, q, k.mT, alpha=self.scale).softmax(dim=-1) @ v
-        fused = F.scaled_dot_product_attention(*(t.unsqueeze(0) for t in (q, k, v, bias)), scale=self.scale)
-        return fused.squeeze(0)
+        # the kernels want four dimensions
+        q, k, v, bias = (t.unsqueeze(0) for t in (q, k, v, bias))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale).squeeze(0)
 
 
 class Block(nn.Module):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_pipeline.geometry import Affine2D
-from wsi_pipeline.segment.rasterise import coverage, rasterise
+from wsi_pipeline.rasterise import coverage, rasterise
 
 RING = shapely.Polygon(
     [(2, 1.2), (17.3, 3), (14, 16.1), (4.4, 13)], [[(6, 6.3), (11.2, 6), (9, 10.7)], [(12, 11), (13, 11), (12.5, 12.2)]]
