@@ -36,9 +36,8 @@ def main() -> None:
     print(f"{facts['objects']} nuclei, {options.workers} workers, wall {wall:.1f} s")
     for stage, seconds in facts["seconds"].items():
         print(f"  {stage:<10} {seconds:7.2f} s")
-    print(
-        f"in the model, over all workers: {model:.1f} s; outside it: {1 - model / (wall * options.workers):.0%} of the wall time"
-    )
+    outside = 1 - model / (wall * options.workers)
+    print(f"in the model, over all workers: {model:.1f} s; outside it: {outside:.0%} of the wall time")
 
 
 if __name__ == "__main__":

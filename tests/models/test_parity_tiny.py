@@ -136,6 +136,7 @@ def test_lite_medsam_masks(scaling, lite_medsam, lite_traces, lite, same):
     same(iou, lite, f"{scaling}/box/multi_iou")
 
 
+@pytest.mark.slow
 def test_lite_medsam_on_two_images_in_one_batch(lite_medsam, lite_inputs, lite, same):
     image = lite_inputs["div255"]
     embedding = lite_medsam.image_encoder(torch.cat([image, image.flip(-1)])).embedding

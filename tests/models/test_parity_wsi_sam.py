@@ -83,6 +83,7 @@ def test_encoded_pair(encoded, stored, same):
     same(encoded["high"].early, stored, "high/interm", np.s_[:, ::8, ::8, ::5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOXES)
 def test_published_inference(name, wsi_tiny, patches, stored, same):
     boxes = torch.tensor(BOXES[name]).view(1, 1, 4)
@@ -175,6 +176,7 @@ def test_vit_b_decoders(case, weights, mobile_sam, prompt_cases, golden, same):
     same(both(pair, asked_high, asked_low).masks, stored, f"{case}/final_256", every(4))
 
 
+@pytest.mark.slow
 def test_segmenter_gives_the_published_masks(wsi_tiny, patches, stored):
     """Through uint8 pixels, folded batch norms and both boxes in one call."""
     pixels = {name: patch.permute(0, 2, 3, 1).numpy().astype(np.uint8) for name, patch in patches.items()}

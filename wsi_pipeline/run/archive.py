@@ -25,7 +25,8 @@ from wsi_pipeline.run.cluster import connect
 from wsi_pipeline.run.ledger import Ledger
 from wsi_pipeline.run.progress import Reporter, reporter_for
 from wsi_pipeline.run.provenance import host_facts, read_json, write_json
-from wsi_pipeline.run.slide import RunContext, SlideTask, run_slide
+from wsi_pipeline.run.slide import run_slide
+from wsi_pipeline.run.walk import RunContext, SlideTask
 from wsi_pipeline.workflow import QuPathPrompts, Workflow
 
 

@@ -14,8 +14,8 @@ from wsi_pipeline.run import tasks
 from wsi_pipeline.run.finish import export, new_pyramid, write_levels
 from wsi_pipeline.run.job import SlideJob, save_first, save_plan
 from wsi_pipeline.run.resolve import resolve_objects
-from wsi_pipeline.run.slide import Walk
 from wsi_pipeline.run.tissue_only import Survey, survey
+from wsi_pipeline.run.walk import Walk
 from wsi_pipeline.stitching.ids import first_ids
 from wsi_pipeline.tiling.plan import TilePlan
 

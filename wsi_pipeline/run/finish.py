@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_pipeline.geometry import Region
 from wsi_pipeline.run import tasks
 from wsi_pipeline.run.job import SlideJob
-from wsi_pipeline.run.slide import Walk
+from wsi_pipeline.run.walk import Walk
 
 if TYPE_CHECKING:
     import pyarrow as pa

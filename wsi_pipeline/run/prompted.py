@@ -15,8 +15,8 @@ from wsi_pipeline.run import tasks
 from wsi_pipeline.run.dense import roi_of
 from wsi_pipeline.run.finish import export, new_pyramid, write_levels
 from wsi_pipeline.run.job import ObjectFacts, SlideJob
-from wsi_pipeline.run.slide import Walk
 from wsi_pipeline.run.tissue_only import tissue_of, tissue_rows
+from wsi_pipeline.run.walk import Walk
 from wsi_pipeline.tissue.mask import TissueMask
 from wsi_pipeline.workflow import QuPathPrompts, TissueBoxPrompts
 

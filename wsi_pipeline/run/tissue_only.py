@@ -13,7 +13,7 @@ from wsi_pipeline.export.table import object_table
 from wsi_pipeline.qupath.classes import ARTEFACT, REGION
 from wsi_pipeline.run.job import SlideJob
 from wsi_pipeline.run.rows import stable_id
-from wsi_pipeline.run.slide import Walk
+from wsi_pipeline.run.walk import Walk
 from wsi_pipeline.tissue.detect import find_tissue
 from wsi_pipeline.tissue.mask import TissueMask
 from wsi_pipeline.tissue.outlines import outlines
