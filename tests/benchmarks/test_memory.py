@@ -30,7 +30,7 @@ def test_ten_times_the_objects_need_hardly_more_memory() -> None:
     for result in (few, many):
         # those that the border of the tissue cuts are asked about only where the grid of questions has a point
         assert result["objects"] == pytest.approx(result["drawn"], rel=0.02)
-    assert many["objects"] > 9 * few["objects"]
+    assert many["objects"] >= 9 * few["objects"]
     for who in ("coordinator", "worker"):
         assert many["total"][who] < 1.5e9
         assert many["total"][who] <= 1.2 * few["total"][who], f"{who}: {few['stages']} {many['stages']}"
