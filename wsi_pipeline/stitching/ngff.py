@@ -186,15 +186,17 @@ class MaskPyramid:
         if not 0 < level < self.n_levels:
             raise ValueError(f"level {level} is not between 1 and {self.n_levels - 1}")
         x0, y0, x1, y1 = self.shard_region(level, row, col)
-        instance = np.empty((y1 - y0, x1 - x0), np.uint32)
-        class_ = np.empty(instance.shape, self.class_dtype)
-        probability = np.empty(instance.shape, np.uint8)
+        instance = np.zeros((y1 - y0, x1 - x0), np.uint32)
+        class_ = np.zeros(instance.shape, self.class_dtype)
+        probability = np.zeros(instance.shape, np.uint8)
         width, height = self.size(level - 1)
         step = self.shard // 2  # a shard of the level before at a time
         for y in range(y0, y1, step):
             for x in range(x0, x1, step):
                 right, bottom = min(x + step, x1), min(y + step, y1)
                 below = 2 * x, 2 * y, min(2 * right, width), min(2 * bottom, height)
+                if not any(self._holds(name, level - 1, *below) for name in self._arrays):
+                    continue
                 part = slice(y - y0, bottom - y0), slice(x - x0, right - x0)
                 instance[part] = self.read_labels("instance", *below, level - 1)[::2, ::2]
                 class_[part] = self.read_labels("class", *below, level - 1)[::2, ::2]
@@ -203,11 +205,11 @@ class MaskPyramid:
 
     def read_labels(self, name: LabelName, x0: int, y0: int, x1: int, y1: int, level: int = 0) -> np.ndarray:
         """(y1 - y0, x1 - x0) labels of a rectangle in px of a level; 0 where it reaches past the image."""
-        return self._read(self._arrays[name][level], x0, y0, x1, y1)
+        return self._read(name, level, x0, y0, x1, y1)
 
     def read_probability(self, x0: int, y0: int, x1: int, y1: int, level: int = 0) -> np.ndarray:
         """(y1 - y0, x1 - x0) uint8 probability of a rectangle in px of a level; 0 where it reaches past the image."""
-        return self._read(self._arrays["probability"][level], x0, y0, x1, y1)
+        return self._read("probability", level, x0, y0, x1, y1)
 
     def remove_partial_files(self) -> int:
         """Remove what a killed writer may have left beside the shards; returns how many files that were.
@@ -222,11 +224,16 @@ class MaskPyramid:
     @cached_property
     def _arrays(self) -> dict[str, list[zarr.Array[Any]]]:
         root = zarr.open_group(self.path, mode="r+", zarr_format=3)
-        folders: dict[str, str] = {"probability": "", **{name: f"labels/{name}/" for name in _LABELS}}
         return {
-            name: [_array(root, f"{folder}{level}") for level in range(self.n_levels)]
-            for name, folder in folders.items()
+            name: [
+                _array(root, (folder / str(level)).relative_to(self.path).as_posix()) for level in range(self.n_levels)
+            ]
+            for name, folder in self._folders.items()
         }
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        return {"probability": self.path, **{name: self.path / "labels" / name for name in _LABELS}}
 
     def _shard_size(self, level: int) -> tuple[int, int]:
         width, height = (min(self.shard, -(-side // self.chunk) * self.chunk) for side in self.size(level))
@@ -242,10 +249,22 @@ class MaskPyramid:
             if data.shape != (y1 - y0, x1 - x0):
                 raise ValueError(f"{name} is {data.shape}, but shard {row}, {col} is {(y1 - y0, x1 - x0)}")
             array = arrays[name][level]
+            if not data.any() and not self._holds(name, level, x0, y0, x1, y1):
+                continue  # Zarr would come to the same end, many times slower
             array[(0, *place) if name == "probability" else place] = data.astype(array.dtype, copy=False)
 
-    @staticmethod
-    def _read(array: zarr.Array[Any], x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    def _holds(self, name: str, level: int, x0: int, y0: int, x1: int, y1: int) -> bool:
+        """Whether a shard that meets a rectangle is stored; one that is not is all 0."""
+        folder = self._folders[name] / str(level) / "c"
+        folder = folder / "0" if name == "probability" else folder
+        width, height = self._shard_size(level)
+        rows, cols = range(max(y0, 0) // height, -(-y1 // height)), range(max(x0, 0) // width, -(-x1 // width))
+        return any((folder / str(row) / str(col)).exists() for row in rows for col in cols)
+
+    def _read(self, name: str, level: int, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        array = self._arrays[name][level]
+        if not self._holds(name, level, x0, y0, x1, y1):
+            return np.zeros((y1 - y0, x1 - x0), array.dtype)
         height, width = array.shape[-2:]
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
         place = (slice(top, bottom), slice(left, right))
