@@ -100,7 +100,7 @@ def peak_mib() -> float:
 def memory(side: int, chunk: int) -> None:
     grid = ChunkGrid(side, side, chunk)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{index}.npz" for index in range(len(grid))]
+        paths = [Path(folder) / f"{index}.arrow" for index in range(len(grid))]
         before = peak_mib()
         begin = time.perf_counter()
         for index, path in enumerate(paths):

@@ -174,7 +174,7 @@ def test_killed_ten_times_and_resumed_gives_the_same_bytes(
         assert not (folder / "slide.json").exists()
         assert state(output) in ("pending", "running") if folder.exists() else True
         for _, batch in finished(output, "segment"):
-            path = folder / ".scratch" / "objects" / f"{batch:06d}.npz"
+            path = folder / ".scratch" / "objects" / f"{batch:06d}.arrow"
             kept.setdefault(path, (path.stat().st_ino, path.stat().st_mtime_ns))
     done_before = {stage: len(finished(output, stage)) for stage in ("segment", "seams", "stitch", "trace", "outline")}
     assert len(kept) == BATCHES

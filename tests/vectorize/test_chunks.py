@@ -114,11 +114,11 @@ def test_files_give_the_same_and_facts_read_alone(tmp_path, random_labels):
     grid = ChunkGrid(41, 30, 16)
     for index in range(len(grid)):
         x0, y0, x1, y1 = grid.read_bounds(index)
-        trace_chunk(labels[y0:y1, x0:x1], grid, index).save(tmp_path / f"{index}.npz")
-    plan = plan_assembly(ChunkFacts.load(path) for path in sorted(tmp_path.glob("*.npz")))
+        trace_chunk(labels[y0:y1, x0:x1], grid, index).save(tmp_path / f"{index}.arrow")
+    plan = plan_assembly(ChunkFacts.load(path) for path in sorted(tmp_path.glob("*.arrow")))
 
     def load(index: int) -> ChunkOutlines:
-        return ChunkOutlines.load(tmp_path / f"{index}.npz")
+        return ChunkOutlines.load(tmp_path / f"{index}.arrow")
 
     parts = [assemble_chunk(plan.task(index), load) for index in range(len(grid))]
     assert rows(parts) == rows([vectorize_array(labels)])

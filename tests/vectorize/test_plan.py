@@ -18,8 +18,8 @@ def test_plan_is_the_same_after_saving_and_loading(objects: Objects, tmp_path: P
         x0, y0, x1, y1 = grid.read_bounds(index)
         outlines.append(trace_chunk(labels[y0:y1, x0:x1], grid, index))
     plan = plan_assembly((one.facts for one in outlines), objects)
-    plan.save(tmp_path / "plan.npz")
-    loaded = AssemblyPlan.load(tmp_path / "plan.npz")
+    plan.save(tmp_path / "plan.arrow")
+    loaded = AssemblyPlan.load(tmp_path / "plan.arrow")
     assert len(plan.owner) > 0
     for index in range(len(grid)):
         before, after = plan.task(index), loaded.task(index)

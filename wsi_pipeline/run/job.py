@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_pipeline.files import beside
+from wsi_pipeline.arrays import load_arrays, save_arrays
 from wsi_pipeline.geometry import PixelGrid
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch, Segmenter
 from wsi_pipeline.segment.objects import ObjectBatch
@@ -68,32 +68,32 @@ class SlideJob:
         return slide_handle(self.info.path, self.mpp)
 
     def batch_file(self, number: int) -> Path:
-        return self.scratch / "objects" / f"{number:06d}.npz"
+        return self.scratch / "objects" / f"{number:06d}.arrow"
 
     def seam_file(self, number: int) -> Path:
-        return self.scratch / "seams" / f"{number:06d}.npz"
+        return self.scratch / "seams" / f"{number:06d}.arrow"
 
     def outline_file(self, number: int) -> Path:
-        return self.scratch / "outlines" / f"{number:06d}.npz"
+        return self.scratch / "outlines" / f"{number:06d}.arrow"
 
     def row_file(self, number: int) -> Path:
         return self.scratch / "rows" / f"{number:06d}.parquet"
 
     @property
     def plan_file(self) -> Path:
-        return self.scratch / "plan.npz"
+        return self.scratch / "plan.arrow"
 
     @property
     def first_file(self) -> Path:
-        return self.scratch / "first.npy"
+        return self.scratch / "first.arrow"
 
     @property
     def objects_file(self) -> Path:
-        return self.scratch / "objects.npz"
+        return self.scratch / "objects.arrow"
 
     @property
     def assembly_file(self) -> Path:
-        return self.scratch / "assembly.npz"
+        return self.scratch / "assembly.arrow"
 
     @property
     def pyramid(self) -> Path:
@@ -121,14 +121,14 @@ class SlideJob:
 
 def save_plan(plan: TilePlan, path: Path) -> None:
     """Keep the choice of tiles; all else about a plan follows from the job."""
-    with beside(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, keep=plan.keep, size=plan.size, overlap=plan.overlap, block=plan.block)
+    numbers = {name: np.asarray(getattr(plan, name)) for name in ("size", "overlap", "block")}
+    save_arrays(path, {"keep": plan.keep} | numbers)
 
 
 @lru_cache(maxsize=4)
 def _load_plan(path: Path, grid: PixelGrid, fingerprint: str) -> TilePlan:
-    with np.load(path, allow_pickle=False) as data:
-        return TilePlan(grid, int(data["size"]), int(data["overlap"]), data["keep"], int(data["block"]))
+    plan = load_arrays(path)
+    return TilePlan(grid, int(plan["size"]), int(plan["overlap"]), plan["keep"], int(plan["block"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +158,17 @@ class ObjectFacts:
         return object_ids(batch, self.first)
 
     def save(self, path: Path) -> None:
-        with beside(path) as partial, partial.open("wb") as file:
-            np.savez(file, **{f.name: getattr(self, f.name) for f in fields(self)})
+        save_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
 
 def save_first(first: np.ndarray, path: Path) -> None:
     """Keep the (tiles,) global ids of the first objects of every tile, see ``stitching.ids``."""
-    with beside(path) as partial, partial.open("wb") as file:
-        np.save(file, first, allow_pickle=False)
+    save_arrays(path, {"first": first})
 
 
 @lru_cache(maxsize=1)
 def _load_first(path: Path, fingerprint: str) -> np.ndarray:
-    return np.asarray(np.load(path, allow_pickle=False))
+    return load_arrays(path)["first"]
 
 
 @lru_cache(maxsize=1)
@@ -182,8 +180,7 @@ def _load_assembly(path: Path, fingerprint: str) -> AssemblyPlan:
 
 @lru_cache(maxsize=1)
 def _load_objects(path: Path, fingerprint: str) -> ObjectFacts:
-    with np.load(path, allow_pickle=False) as data:
-        return ObjectFacts(**{f.name: data[f.name] for f in fields(ObjectFacts)})
+    return ObjectFacts(**load_arrays(path))
 
 
 @lru_cache(maxsize=4)

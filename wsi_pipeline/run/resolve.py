@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wsi_pipeline.arrays import load_arrays
 from wsi_pipeline.geometry import Region
 from wsi_pipeline.run.job import ObjectFacts, SlideJob, first_of
 from wsi_pipeline.stitching.seams import resolve
@@ -25,14 +26,14 @@ def resolve_objects(job: SlideJob, n_batches: int, n_objects: int, roi: Region |
     columns["tile"][0] = -1
     edges = [np.zeros((0, 3), np.int64)]
     for number in range(n_batches):
-        with np.load(job.seam_file(number), allow_pickle=False) as data:
-            ids = data["ids"]
-            owner[ids] = data["owner"]
-            edges.append(data["edges"])
-            for name, column in columns.items():
-                column[ids] = data[name]
-            if roi is not None:
-                inside[ids] = _inside(job.grid.to_level0.apply(data["center"]), roi)
+        seams = load_arrays(job.seam_file(number))
+        ids = seams["ids"]
+        owner[ids] = seams["owner"]
+        edges.append(seams["edges"])
+        for name, column in columns.items():
+            column[ids] = seams[name]
+        if roi is not None:
+            inside[ids] = _inside(job.grid.to_level0.apply(seams["center"]), roi)
     root = resolve(np.concatenate(edges), owner[1:], columns["iou"][1:])
     root[~inside[root]] = 0
     ObjectFacts(root=root, first=first_of(job), **columns).save(job.objects_file)

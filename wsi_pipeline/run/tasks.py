@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from wsi_pipeline.files import beside
+from wsi_pipeline.arrays import save_arrays
 from wsi_pipeline.run.job import SlideJob, assembly_of, first_of, objects_of, plan_of, pyramid_of, segmenter_of
 from wsi_pipeline.segment.objects import ObjectBatch
 from wsi_pipeline.stitching.ids import object_ids
@@ -88,15 +88,13 @@ def find_seams(job: SlideJob, number: int) -> dict[str, Any]:
     batches = {n: ObjectBatch.load(job.batch_file(n), logits=False) for n in around}
     ids = {n: object_ids(batch, first) for n, batch in batches.items()}
     batch = batches[number]
-    with beside(job.seam_file(number)) as partial, partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            ids=ids[number],
-            edges=find_conflicts(number, batches, plan, ids, job.workflow.stitch.merge_iou),
-            owner=owned(batch, plan),
-            center=(batch.bbox[:, :2] + batch.bbox[:, 2:]) / 2,
-            **{name: getattr(batch, name) for name in FACTS},
-        )
+    seams = {
+        "ids": ids[number],
+        "edges": find_conflicts(number, batches, plan, ids, job.workflow.stitch.merge_iou),
+        "owner": owned(batch, plan),
+        "center": (batch.bbox[:, :2] + batch.bbox[:, 2:]) / 2,
+    }
+    save_arrays(job.seam_file(number), seams | {name: getattr(batch, name) for name in FACTS})
     return {}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_pipeline.files import beside
+from wsi_pipeline.arrays import load_arrays, save_arrays
 
 LOGIT_STEPS = 16.0
 """Steps per logit of the quantised tile logits; the range is about -8 … 8."""
@@ -65,14 +65,12 @@ class ObjectBatch:
 
     def save(self, path: Path) -> None:
         """Write the batch beside ``path`` and rename it, so that a file that exists is whole."""
-        with beside(path) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
+        save_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def load(cls, path: Path, *, logits: bool = True) -> ObjectBatch:
         """What ``save`` wrote; without ``logits``, by far the largest part, the batch has no tiles."""
-        with np.load(path, allow_pickle=False) as data:
-            members = {f.name: data[f.name] for f in fields(cls) if logits or not f.name.startswith("logits")}
+        members = load_arrays(path, [f.name for f in fields(cls) if logits or not f.name.startswith("logits")])
         if not logits:
             members |= {"logits": np.zeros((0, 0, 0), np.int8), "logits_xy": np.zeros((0, 2), np.int32)}
         return cls(**members)

@@ -6,7 +6,6 @@ know the same about the border between them and their chains fit end to end.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from skimage.measure import label as connected_labels
 
+from wsi_pipeline.arrays import load_arrays, save_arrays
 from wsi_pipeline.vectorize.edges import Edges, find_edges
 from wsi_pipeline.vectorize.ragged import offsets, owners
 from wsi_pipeline.vectorize.rings import corner_key, order_chains
@@ -86,8 +86,8 @@ class ChunkFacts:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read the facts alone from a file of ``ChunkOutlines.save``."""
-        with np.load(path, allow_pickle=False) as data:
-            return cls(int(data["index"]), data["label"], data["contact_key"], data["contact_component"])
+        facts: dict[str, Any] = load_arrays(path, [f.name for f in fields(cls)])
+        return cls(**facts | {"index": int(facts["index"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +125,13 @@ class ChunkOutlines:
         return ChunkFacts(self.index, self.label, self.contact_key, self.contact_component)
 
     def save(self, path: Path) -> None:
-        """Write an npz beside ``path`` and rename it, so that a file that exists is whole."""
-        arrays: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        """Write beside ``path`` and rename, so that a file that exists is whole."""
+        save_arrays(path, {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        with np.load(path, allow_pickle=False) as data:
-            return cls(int(data["index"]), *(data[f.name] for f in fields(cls) if f.name != "index"))
+        outlines: dict[str, Any] = load_arrays(path)
+        return cls(**outlines | {"index": int(outlines["index"])})
 
 
 def trace_chunk(labels: np.ndarray, grid: ChunkGrid, index: int, tolerance: float = 0.0) -> ChunkOutlines:

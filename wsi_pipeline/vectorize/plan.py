@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from wsi_pipeline.files import beside
+from wsi_pipeline.arrays import load_arrays, save_arrays
 from wsi_pipeline.vectorize.chunks import ChunkFacts
 
 Objects = Literal["label", "component"]
@@ -55,15 +55,12 @@ class AssemblyPlan:
     region: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Write an npz beside ``path`` and rename it, so that a file that exists is whole."""
-        pieces: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
-        with beside(path) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, **pieces)
+        """Write beside ``path`` and rename, so that a file that exists is whole."""
+        save_arrays(path, {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        with np.load(path, allow_pickle=False) as data:
-            pieces: dict[str, Any] = {f.name: data[f.name] for f in fields(cls)}
+        pieces: dict[str, Any] = load_arrays(path)
         return cls(**pieces | {"objects": str(pieces["objects"])})
 
     def task(self, index: int) -> ChunkTask:
