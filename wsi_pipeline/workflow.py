@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from wsi_pipeline.errors import WorkflowError
@@ -131,11 +139,28 @@ class NucleusDetectorPrompts(Section):
 
 
 class GridPrompts(Section):
-    """A regular grid of points on tissue."""
+    """A regular grid of points on tissue: automatic masks, with the settings of segment-anything's generator."""
 
     source: Literal["grid"] = Field(description="points at equal distances on tissue")
     class_name: str | None = Field(None, alias="class", description="class of the results")
     spacing: Microns = Field(16.0, description="distance of neighbouring points")
+    points_per_side: int | None = Field(None, ge=1, le=1024, description="points per side of a tile; overrides spacing")
+    points_per_batch: int = Field(64, ge=1, description="most points asked at once; fewer where memory is short")
+    pred_iou_thresh: Share = Field(0.88, description="masks need a higher predicted IoU; replaces segment.min_iou")
+    stability_score_thresh: Share = Field(0.95, description="masks need this stability; replaces segment.min_stability")
+    stability_score_offset: float = Field(
+        1.0, ge=0, description="stability compares the masks at logits this far around 0"
+    )
+    box_nms_thresh: Share = Field(0.7, description="of two masks whose boxes overlap more (IoU) the better one stays")
+    crop_n_layers: int = Field(0, ge=0, le=4, description="layers of crops asked about, too; layer i has 4^i per tile")
+    crop_nms_thresh: Share = Field(0.7, description="the same between crops; masks of smaller crops stay")
+    crop_overlap_ratio: float = Field(
+        512 / 1500, ge=0, lt=1, description="share of the tile that crops of layer 1 have in common"
+    )
+    crop_n_points_downscale_factor: int = Field(
+        1, ge=1, description="each layer of crops has so many times fewer points per side"
+    )
+    min_mask_region_area: SquareMicrons = Field(10.0, description="smaller specks and holes of a mask are removed")
 
 
 class TissueBoxPrompts(Section):
@@ -168,10 +193,10 @@ PromptSettings = Annotated[
 ]
 
 
-class SegmentSettings(Section):
-    """Which model draws the masks."""
+class ModelSettings(Section):
+    """A model and how it is asked; a bare name stands for all its defaults."""
 
-    model: str = Field("wsi-sam", description="name from `wsi-pipeline models list`")
+    model: str = Field(description="name from `wsi-pipeline models list`")
     backbone: str | None = Field(None, description="name of a backbone; None takes the model's default")
     weights: str | None = Field(None, description="name in the weight store or path of a checkpoint")
     weights_low: str | None = Field(None, description="second decoder of wsi-sam, when it is a file of its own")
@@ -179,16 +204,46 @@ class SegmentSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto takes bf16 where it is faster and its masks agree with those of fp32"
     )
-    min_iou: Share = Field(0.5, description="objects with a lower predicted IoU are dropped")
-    min_stability: Share = Field(0.0, description="objects whose outline depends more on the threshold are dropped")
-    nms_iou: Share = Field(0.5, description="of two objects overlapping more than this the better one stays")
     window_margin: float | None = Field(
         0.5, ge=0, description="decode only the box grown by this share of its size; null decodes the whole patch"
     )
+    multimask: bool | None = Field(
+        None, description="the best of three guesses instead of the single mask; null: for single points only"
+    )
+    hq_token_only: bool = Field(False, description="hq-sam: the high-quality mask alone, not added to SAM's")
+    edges: Literal["published", "image"] = Field(
+        "published", description="pa-sam: edges as the official weights know them, or those of the image itself"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+
+class SegmentSettings(ModelSettings):
+    """Which model draws the masks."""
+
+    model: str = Field("wsi-sam", description="name from `wsi-pipeline models list`")
+    min_iou: Share = Field(0.5, description="objects with a lower predicted IoU are dropped")
+    min_stability: Share = Field(0.0, description="objects whose outline depends more on the threshold are dropped")
+    nms_iou: Share = Field(0.5, description="of two objects overlapping more than this the better one stays")
     object_share: float = Field(
         0.5, gt=0, le=1, description="prompted runs: share of the patch side the object should fill"
     )
     max_growth: int = Field(4, ge=0, le=10, description="prompted runs: how often a patch may double")
+
+
+class RefineSettings(ModelSettings):
+    """Which model draws the masks again, each from its box, its points and itself."""
+
+    model: str = Field("hq-sam", description="name from `wsi-pipeline models list`")
+    min_agreement: Share = Field(
+        0.5, description="a coarse mask that the refined one overlaps less than this (IoU) stays as it is"
+    )
+    points: int = Field(
+        1, ge=0, le=16, description="points on the mask's middle line given besides, where the model takes points"
+    )
 
 
 class StitchSettings(Section):
@@ -239,6 +294,7 @@ class Workflow(Section):
     tiling: TilingSettings = Field(TilingSettings(), description="which patches")
     prompts: PromptSettings | None = Field(None, description="what to ask; with segment, or neither")
     segment: SegmentSettings | None = Field(None, description="who answers")
+    refine: RefineSettings | None = Field(None, description="who draws the answers, and outlines from QuPath, again")
     stitch: StitchSettings = Field(StitchSettings(), description="how tiles become one image")
     vectorize: VectorizeSettings = Field(VectorizeSettings(), description="how masks become polygons")
     export: ExportSettings = Field(ExportSettings(), description="what is written beside the pyramid")
@@ -284,8 +340,12 @@ def parse_workflow(data: dict[str, Any], *, where: object = None) -> Workflow:
         raise WorkflowError(_describe(error), where=where, fix=_ADVICE) from None
     if workflow.segment is not None and workflow.prompts is None:
         raise WorkflowError("has a segment section but no prompts", where=where, fix="Add `prompts: {source: ...}`")
+    if workflow.refine is not None and workflow.prompts is None:
+        raise WorkflowError("has a refine section but no prompts", where=where, fix="Add `prompts: {source: ...}`")
     if workflow.prompts is not None and workflow.segment is None:
-        raise WorkflowError("has prompts but no segment section", where=where, fix="Add `segment: {model: wsi-sam}`")
+        outlines = workflow.refine is not None and isinstance(workflow.prompts, QuPathPrompts)
+        if not outlines:
+            raise WorkflowError("has prompts but no segment section", where=where, fix="Add `segment: wsi-sam`")
     if workflow.stitch.shard % workflow.stitch.chunk:
         raise WorkflowError("stitch.shard must be a multiple of stitch.chunk", where=where, fix=_ADVICE)
     return workflow
@@ -319,6 +379,8 @@ _ADVICE = "See `wsi-pipeline workflows schema` for every key"
 def _set(data: dict[str, Any], dotted: str, value: Any, where: object) -> None:
     *parents, last = dotted.split(".")
     for key in parents:
+        if key in ("segment", "refine") and isinstance(data.get(key), str):  # a model by its bare name
+            data[key] = {"model": data[key]}
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
             raise WorkflowError(f"{dotted}: {key} is not a section", where=where, fix=_ADVICE)

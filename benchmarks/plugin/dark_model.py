@@ -28,13 +28,16 @@ class DarkSegmenter:
     input_size: int = TILE
     mask_size: int = 256
     uses_low_patch: bool = False
+    n_guesses: int = 1
     prompt_kinds: frozenset[str] = frozenset({"point"})
 
     def encode(self, pairs: PairImages) -> np.ndarray:
         """(B, S, S) uint8 green values, in which haematoxylin shows."""
         return pairs.high[..., 1]
 
-    def decode(self, embedding: np.ndarray, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+    def decode(
+        self, embedding: np.ndarray, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+    ) -> MaskBatch:
         if prompts.points is None:
             raise ValueError("this model is asked with points")
         centre = prompts.points[:, 0].astype(np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from wsi_pipeline.models.hq_sam import HqSam, build_hq_sam
 from wsi_pipeline.models.sam import Sam, build_sam
 from wsi_pipeline.models.wsi_sam import WsiSam, build_wsi_sam
 
@@ -63,6 +64,11 @@ def vit_b(weights: ModuleType) -> Sam:
 @pytest.fixture(scope="session")
 def mobile_sam(weights: ModuleType) -> Sam:
     return weights.fill_(build_sam("vit_t"))
+
+
+@pytest.fixture(scope="session")
+def hq_tiny(weights: ModuleType) -> HqSam:
+    return weights.fill_(build_hq_sam("vit_t"))
 
 
 @pytest.fixture(scope="session")

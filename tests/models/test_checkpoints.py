@@ -1,4 +1,7 @@
-"""What a checkpoint file may be, what it must not be, and which network it fits."""
+"""What a checkpoint file may be, what it must not be, and which network it fits.
+
+States are filled from the key lists of the published files; a tensor of one value takes no room in a file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wsi_pipeline.errors import WeightsError
-from wsi_pipeline.models.checkpoints import expect, identify, load_into, read_state_dict
+from wsi_pipeline.models.checkpoints import State, expect, identify, load_into, read_state_dict
 from wsi_pipeline.models.weights import locate
 
 
@@ -123,6 +126,193 @@ def _decoder(early: int | None, prefix: str = "") -> dict[str, torch.Tensor]:
     return state
 
 
+PREFIX = "mask_decoder."
+
+
+def _filled(shapes: dict[str, str], value: float = 0.5) -> State:
+    """A state dict of one value; shapes as in the key lists."""
+    sides = {
+        key: [int(side) for side in shape.split("x")] if shape != "scalar" else [] for key, shape in shapes.items()
+    }
+    return {key: torch.full((), value).expand(shape) for key, shape in sides.items()}
+
+
+def _network_of(state: State) -> nn.Module:
+    """A network that has exactly the parameters of a state dict, all zero."""
+    network = nn.Module()
+    for key, value in state.items():
+        *path, name = key.split(".")
+        module = network
+        for part in path:
+            if part not in dict(module.named_children()):
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(name, nn.Parameter(torch.zeros(value.shape)))
+    return network
+
+
+@pytest.fixture(scope="module")
+def decoders(key_list: Callable[[str], dict[str, str]]) -> dict[str, State]:
+    """Decoders as training writes them, by kind; none has a prefix."""
+
+    def part(name: str) -> State:
+        state = _filled(key_list(name))
+        return {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
+
+    return {
+        "sam-decoder": part("sam_vit_b"),
+        "hq-decoder": part("hq_sam_vit_b"),
+        "pa-decoder": _filled(key_list("pa_sam_mask_decoder")),
+    }
+
+
+LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
+    "flat": dict,
+    "prefixed": lambda state: _with_prefix(PREFIX, state),
+    "distributed": lambda state: _with_prefix("module.", state),
+    "distributed and prefixed": lambda state: _with_prefix(f"module.{PREFIX}", state),
+    "in model, after training": lambda state: {"model": state, "optimizer": {"lr": 1e-3}, "epoch": 20},
+    "in state_dict, distributed": lambda state: {"state_dict": _with_prefix("module.", state), "epoch": 3},
+    "training state beside": lambda state: state | {"optimizer": {"state": {}, "param_groups": []}, "epoch": 20},
+    "original decoder beside": lambda state: _with_prefix(PREFIX, state) | _with_prefix("mask_decoder_ori.", state),
+}
+
+
+def _with_prefix(prefix: str, state: State) -> State:
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["sam-decoder", "hq-decoder", "pa-decoder"])
+def test_decoder_loads_from_every_layout(kind: str, layout: str, decoders: dict[str, State], tmp_path: Path) -> None:
+    torch.save(LAYOUTS[layout](decoders[kind]), tmp_path / "file.pth")
+    state = read_state_dict(tmp_path / "file.pth")
+    assert identify(state).kind == kind
+    network = _network_of(decoders[kind])
+    load_into(network, state)
+    assert all((value == 0.5).all() for value in network.state_dict().values())
+
+
+def test_decoder_loads_from_safetensors(decoders: dict[str, State], tmp_path: Path) -> None:
+    save_file({key: value.contiguous() for key, value in decoders["pa-decoder"].items()}, tmp_path / "decoder")
+    state = read_state_dict(tmp_path / "decoder")
+    assert identify(state).kind == "pa-decoder"
+    load_into(_network_of(decoders["pa-decoder"]), state)
+
+
+@pytest.mark.parametrize(("name", "variant"), [("b", "vit_b"), ("l", "vit_l"), ("h", "vit_h"), ("tiny", "vit_t")])
+def test_every_published_hq_sam_is_identified(
+    name: str, variant: str, key_list: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
+    state = _filled(key_list(f"hq_sam_vit_{name}"))
+    torch.save(state, tmp_path / "file.pth")
+    contents = identify(read_state_dict(tmp_path / "file.pth"))
+    assert (contents.kind, contents.variants) == ("hq-sam", (variant,))
+    early = identify({key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)})
+    assert early.kind == "hq-decoder"
+    assert variant in early.variants
+
+
+@pytest.mark.parametrize("layout", ["flat", "distributed", "in model, after training"])
+def test_whole_hq_sam_loads_into_its_network(
+    layout: str, key_list: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
+    from wsi_pipeline.models.hq_sam import build_hq_sam
+
+    torch.save(LAYOUTS[layout](_filled(key_list("hq_sam_vit_tiny"))), tmp_path / "file.pth")
+    network = build_hq_sam("vit_t")
+    load_into(network, read_state_dict(tmp_path / "file.pth"))
+    assert all((value == 0.5).all() for value in network.mask_decoder.state_dict().values())
+
+
+def _merged_pa_sam(base: State, decoder: State) -> State:
+    """As PA-SAM's training merges them: the original decoder is kept aside."""
+    aside = {key.replace("mask_decoder", "mask_decoder_ori"): value for key, value in base.items() if PREFIX in key}
+    return base | aside | _with_prefix(PREFIX, decoder)
+
+
+def test_whole_pa_sam_loads_and_its_original_decoder_is_left_out(
+    decoders: dict[str, State], key_list: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
+    base = _filled(key_list("mobile_sam_vit_t"), 0.25)
+    merged = _merged_pa_sam(base, decoders["pa-decoder"])
+    torch.save(merged, tmp_path / "file.pth")
+    state = read_state_dict(tmp_path / "file.pth")
+    assert (identify(state).kind, identify(state).variants) == ("pa-sam", ("vit_t",))
+    network = _network_of({key: value for key, value in merged.items() if not key.startswith("mask_decoder_ori.")})
+    load_into(network, state)
+    loaded = network.state_dict()
+    assert (loaded["mask_decoder.mask_tokens.weight"] == 0.5).all()
+    assert (loaded["prompt_encoder.no_mask_embed.weight"] == 0.25).all()
+
+
+def test_merged_keys_are_those_of_the_published_pa_sam(
+    decoders: dict[str, State], key_list: Callable[[str], dict[str, str]]
+) -> None:
+    merged = _merged_pa_sam(_filled(key_list("sam_vit_l")), decoders["pa-decoder"])
+    assert {key for key in merged if key.startswith(PREFIX)} == set(key_list("pa_sam_merged_mask_decoder_part"))
+    assert identify(merged).variants == ("vit_l",)
+
+
+DAMAGE: dict[str, tuple[str, Callable[[State], Any], str]] = {
+    "one key missing": (
+        "pa-decoder",
+        lambda state: state.pop("guiding_conv.6.bias"),
+        r"1 missing \(guiding_conv.6.bias\)",
+    ),
+    "adapter missing": (
+        "pa-decoder",
+        lambda state: [state.pop(key) for key in list(state) if ".uncertain_mlp." in key],
+        r"6 missing \(prompt_adapter.uncertain_mlp.layers.0.weight, .*, …\)",
+    ),
+    "one key more": (
+        "hq-decoder",
+        lambda state: state.update({"hf_token.bias": torch.zeros(256)}),
+        r"1 unexpected \(hf_token.bias\)",
+    ),
+    "both kinds at once": (
+        "hq-decoder",
+        lambda state: state.update({"prompt_adapter.static_refined_token.weight": torch.zeros(1, 256)}),
+        r"1 unexpected \(prompt_adapter.static_refined_token.weight\)",
+    ),
+    "another shape": (
+        "hq-decoder",
+        lambda state: state.update({"hf_mlp.layers.2.weight": torch.zeros(256, 32)}),
+        r"1 of another shape \(hf_mlp.layers.2.weight 256x32 instead of 32x256\)",
+    ),
+    "another backbone": (
+        "hq-decoder",
+        lambda state: state.update({"compress_vit_feat.0.weight": torch.zeros(1024, 256, 2, 2)}),
+        r"1 of another shape \(compress_vit_feat.0.weight 1024x256x2x2 instead of 768x256x2x2\)",
+    ),
+    "not a number": (
+        "pa-decoder",
+        lambda state: state.update({"mask_tokens.weight": torch.full((4, 256), float("nan"))}),
+        r"1 parameters hold NaN or infinity \(mask_tokens.weight\)",
+    ),
+    "infinity": (
+        "hq-decoder",
+        lambda state: state.update({"hf_token.weight": torch.full((1, 256), float("inf"))}),
+        r"1 parameters hold NaN or infinity \(hf_token.weight\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_decoder_that_does_not_fit_is_one_clear_line(damage: str, decoders: dict[str, State], tmp_path: Path) -> None:
+    kind, spoil, message = DAMAGE[damage]
+    state = dict(decoders[kind])
+    spoil(state)
+    path = tmp_path / "file.pth"
+    torch.save(state, path)
+    network = _network_of(decoders[kind])
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_into(network, read_state_dict(path), where=path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert not any(value.any() for value in network.state_dict().values())
+
+
 @pytest.mark.parametrize("variant", ["vit_b", "vit_l", "vit_h", "vit_t", "lite_medsam"])
 def test_encoder_variant_is_read_from_shapes(variant: str) -> None:
     found = identify(_encoder(variant) | _decoder(None, "mask_decoder."))
@@ -153,6 +343,13 @@ def test_kind_is_read_from_keys(state: dict[str, torch.Tensor], kind: str, varia
     assert (found.kind, found.variants) == (kind, variants)
 
 
+def test_system_is_named_as_far_as_keys_tell() -> None:
+    assert identify(_decoder(160)).system == "hq-sam or wsi-sam"
+    assert identify(_decoder(None) | {"prompt_adapter.x": torch.zeros(1)}).system == "pa-sam"
+    assert identify(_decoder(160, "high.") | _decoder(160, "low.")).system == "wsi-sam"
+    assert identify(_encoder("vit_l") | _decoder(1024, "mask_decoder.")).system == "hq-sam"
+
+
 def test_other_network_is_refused_by_its_keys() -> None:
     with pytest.raises(WeightsError, match=r"another kind of network \(first: layer1.0.conv1.weight"):
         identify({"layer1.0.conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1)})
@@ -160,13 +357,18 @@ def test_other_network_is_refused_by_its_keys() -> None:
 
 def test_wrong_variant_says_what_it_is_and_what_was_wanted() -> None:
     contents = identify(_encoder("vit_l") | _decoder(None, "mask_decoder."))
-    with pytest.raises(WeightsError, match=r"^x.pth: holds SAM vit_l, but vit_b was expected\."):
-        expect(contents, ("sam",), "vit_b", where="x.pth")
+    with pytest.raises(WeightsError, match=r"^x.pth: holds SAM vit_l, but vit_b was expected\. Set the backbone\.$"):
+        expect(contents, ("sam",), "vit_b", where="x.pth", fix="Set the backbone")
 
 
 def test_wrong_kind_says_what_it_is_and_what_was_wanted() -> None:
     with pytest.raises(WeightsError, match="holds HQ-SAM or WSI-SAM mask decoder for vit_b, but SAM was expected"):
         expect(identify(_decoder(768)), ("sam",), None, where="x.pth")
+    whole = identify(_encoder("vit_l") | _decoder(None, "mask_decoder."))
+    with pytest.raises(WeightsError, match="holds SAM vit_l, but PA-SAM mask decoder was expected"):
+        expect(whole, ("pa-decoder",), "vit_l", where="x.pth")
+    with pytest.raises(WeightsError, match="but one of HQ-SAM, HQ-SAM or WSI-SAM mask decoder was expected"):
+        expect(whole, ("hq-sam", "hq-decoder"), None, where="x.pth")
 
 
 def test_fitting_decoder_of_either_tiny_encoder_passes() -> None:

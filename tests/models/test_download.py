@@ -1,4 +1,4 @@
-"""Downloads against a local server that can resume, lie, break off and say no."""
+"""Downloads against a local server that can resume, lie, break off, say no, move files and stand in for a proxy."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from wsi_pipeline.models.download import download
 
 BODY = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(BODY).hexdigest()
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 class Server(ThreadingHTTPServer):
@@ -25,6 +26,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     ranges = True
+    says_length = True
     status = 200
     cut_after: int | None = None
     failures = 0
@@ -32,10 +34,18 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[str | None] = []
+        self.targets: list[str] = []
+
+    def handle_error(self, *args: Any) -> None:
+        """Clients that hang up belong to the tests."""
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/weights.pth"
+        return f"{self.root}/weights.pth"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -44,6 +54,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.server.requests.append(wanted)
+        self.server.targets.append(self.path)
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", self.server.url)
+            self.end_headers()
+            return
         if self.server.status != 200 and (
             self.server.failures == 0 or len(self.server.requests) <= self.server.failures
         ):
@@ -57,10 +73,15 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(BODY) - start))
+        if self.server.says_length:
+            self.send_header("Content-Length", str(len(BODY) - start))
         self.end_headers()
         end = len(BODY) if self.server.cut_after is None else start + self.server.cut_after
         self.wfile.write(BODY[start:end])
+
+    def do_CONNECT(self) -> None:
+        self.server.targets.append(self.path)
+        self.send_error(403)
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -69,8 +90,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(download_module, "_BACKOFF_S", 0.0)
-    monkeypatch.delenv("WSI_PIPELINE_OFFLINE", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for variable in ("WSI_PIPELINE_OFFLINE", *PROXY_VARIABLES, *map(str.lower, PROXY_VARIABLES)):
+        monkeypatch.delenv(variable, raising=False)
     with Server() as running:
         threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield running
@@ -95,6 +116,28 @@ def test_partial_file_is_continued_not_repeated(server: Server, tmp_path: Path) 
     assert server.requests == ["bytes=5000-"]
 
 
+def test_interrupted_download_goes_on_in_the_next_call(server: Server, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int | None) -> None:
+        if done > 100_000:
+            raise KeyboardInterrupt
+
+    target = tmp_path / "weights.pth"
+    with pytest.raises(KeyboardInterrupt):
+        download(server.url, target, sha256=SHA256, progress=interrupt)
+    assert not target.exists()
+    kept = (tmp_path / "weights.pth.part").stat().st_size
+    assert kept > 100_000
+    assert download(server.url, target, sha256=SHA256).read_bytes() == BODY
+    assert server.requests == [None, f"bytes={kept}-"]
+
+
+def test_moved_file_is_followed_and_continued(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.part").write_bytes(BODY[:5000])
+    assert download(f"{server.root}/moved", tmp_path / "weights.pth", sha256=SHA256).read_bytes() == BODY
+    assert server.targets == ["/moved", "/weights.pth"]
+    assert server.requests == ["bytes=5000-", "bytes=5000-"]
+
+
 def test_complete_partial_file_is_taken_as_it_is(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(BODY)
     assert download(server.url, tmp_path / "weights.pth", sha256=SHA256).read_bytes() == BODY
@@ -117,6 +160,14 @@ def test_broken_connection_is_resumed_within_one_call(server: Server, tmp_path: 
     assert server.requests[:3] == [None, "bytes=65536-", "bytes=131072-"]
 
 
+def test_early_end_is_noticed_without_a_stated_length(server: Server, tmp_path: Path) -> None:
+    server.says_length = False
+    server.cut_after = 300_000
+    target = tmp_path / "weights.pth"
+    assert download(server.url, target, sha256=SHA256, size=len(BODY)).read_bytes() == BODY
+    assert server.requests == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
+
+
 def test_connection_that_stays_broken_keeps_the_partial_file(server: Server, tmp_path: Path) -> None:
     server.cut_after = 1000
     (tmp_path / "weights.pth.part").write_bytes(BODY[:5000])
@@ -131,6 +182,13 @@ def test_wrong_digest_leaves_nothing_behind(server: Server, tmp_path: Path) -> N
     with pytest.raises(WeightsError, match="SHA-256"):
         download(server.url, tmp_path / "weights.pth", sha256="0" * 64)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_partial_file_of_another_version_costs_one_run(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.part").write_bytes(b"x" * 5000)
+    with pytest.raises(WeightsError, match=r"SHA-256.*Run the command again"):
+        download(server.url, tmp_path / "weights.pth", sha256=SHA256)
+    assert download(server.url, tmp_path / "weights.pth", sha256=SHA256).read_bytes() == BODY
 
 
 def test_missing_file_on_the_server_is_not_asked_for_again(server: Server, tmp_path: Path) -> None:
@@ -150,6 +208,32 @@ def test_unreachable_server_is_one_line(tmp_path: Path, server: Server) -> None:
     with pytest.raises(WeightsError, match="stopped after 0 bytes") as caught:
         download("http://127.0.0.1:9/weights.pth", tmp_path / "weights.pth")
     assert "\n" not in str(caught.value)
+
+
+def test_proxy_of_the_environment_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.root)
+    address = "http://weights.invalid/weights.pth"
+    assert download(address, tmp_path / "weights.pth", sha256=SHA256).read_bytes() == BODY
+    assert server.targets == [address]
+
+
+def test_proxy_that_refuses_a_secure_address_is_one_line(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", server.root)
+    with pytest.raises(WeightsError, match=r"stopped after 0 bytes \(ProxyError\)\. Check .* HTTPS_PROXY") as caught:
+        download("https://weights.invalid/weights.pth", tmp_path / "weights.pth")
+    assert "\n" not in str(caught.value)
+    assert set(server.targets) == {"weights.invalid:443"}
+
+
+def test_addresses_excepted_from_the_proxy_are_asked_directly(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert download(server.url, tmp_path / "weights.pth", sha256=SHA256).read_bytes() == BODY
+    assert server.targets == ["/weights.pth"]
 
 
 def test_offline_never_reaches_the_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

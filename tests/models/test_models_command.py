@@ -39,6 +39,15 @@ def test_command_is_imported_without_anything_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_list_loads_neither_torch_nor_networks() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from wsi_pipeline.cli.models import app;"
+        "assert CliRunner().invoke(app, ['list']).exit_code == 0;"
+        "assert not {'torch', 'requests', 'skimage'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_list_says_where_everything_is_and_what_is_untrained() -> None:
     table = " ".join(_run("list").split())
     assert "untrained: equals the backbone alone until trained heads ship" in table
@@ -49,6 +58,22 @@ def test_list_says_where_everything_is_and_what_is_untrained() -> None:
     assert where["wsi-sam-litemedsam"] == ("built", True)
     assert where["sam-vit-h"] == ("download", False)
     assert where["wsi-sam-tiny-low"] == ("by path", False)
+    assert where["pa-sam-vit-l"] == ("by path", False)
+    assert where["hq-sam-litemedsam"] == where["pa-sam-litemedsam"] == ("built", True)
+
+
+def test_list_and_show_say_what_is_known_about_a_published_file() -> None:
+    rows = {row["name"]: row for row in json.loads(_run("list", "--json"))["weights"]}
+    row = rows["hq-sam-vit-b"]
+    assert row["url"].startswith("https://huggingface.co/lkeab/hq-sam/")
+    assert row["sha256"].startswith("14a9d662cd6f")
+    assert (row["size"], row["licence"]) == (379335069, "Apache-2.0")
+    assert "arXiv:2306.01567" in row["citation"]
+    assert (rows["pa-sam-vit-l"]["url"], rows["pa-sam-vit-l"]["sha256"]) == (None, None)
+    shown = _run("show", "hq-sam-vit-b")
+    for fact in ("sha256", "licence", "citation"):
+        assert row[fact] in shown
+    assert row["url"] in shown.replace("\n", "").replace(" ", "")
 
 
 def test_imported_files_are_listed_as_stored(tmp_path: Path) -> None:
@@ -79,6 +104,11 @@ def test_show_reads_a_file_by_path(tmp_path: Path) -> None:
 
 def test_fetching_an_embedded_file_names_its_place() -> None:
     assert _run("fetch", "lite-medsam").strip().endswith("lite_medsam.pth")
+
+
+def test_fetching_what_has_no_address_says_where_to_get_it() -> None:
+    with pytest.raises(WeightsError, match=r"Get epoch_20.pth from https://github.com/xzz2/pa-sam, then run"):
+        _run("fetch", "pa-sam-vit-l")
 
 
 def test_fetch_checks_every_name_before_it_loads_any(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ class Fake:
     input_size = 64
     mask_size = 16
     uses_low_patch = True
+    n_guesses = 1
     prompt_kinds = frozenset({"box"})
 
     def __init__(self, *, shift: int = 0, seconds: float = 0.0) -> None:
@@ -34,7 +35,9 @@ class Fake:
         assert pairs.low.shape == pairs.high.shape
         time.sleep(self.seconds)
 
-    def decode(self, embedding: None, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+    def decode(
+        self, embedding: None, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+    ) -> MaskBatch:
         assert prompts.boxes is not None
         logits = np.full((len(prompts), 64, 64), -1.0, np.float32)
         for number, (x0, y0, x1, y1) in enumerate(prompts.boxes.round().astype(int)):
@@ -68,7 +71,9 @@ def test_patch_and_boxes_of_the_caller_are_used() -> None:
     seen: list[int] = []
 
     class Watching(Fake):
-        def decode(self, embedding: None, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+        def decode(
+            self, embedding: None, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+        ) -> MaskBatch:
             seen.append(len(prompts))
             return super().decode(embedding, prompts)
 

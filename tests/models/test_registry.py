@@ -88,12 +88,13 @@ def test_default_model_is_wsi_sam_on_the_embedded_backbone() -> None:
 
 def test_model_list_says_the_heads_are_untrained() -> None:
     specs = {spec.name: spec for spec in available_models()}
-    assert {"sam", "wsi-sam"} <= set(specs)
-    assert "equals the backbone alone until trained heads ship" in specs["wsi-sam"].status
+    assert set(specs) >= {"sam", "hq-sam", "pa-sam", "wsi-sam"}
+    for name in ("hq-sam", "pa-sam", "wsi-sam"):
+        assert "equals the backbone alone until trained heads ship" in specs[name].status
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(WorkflowError, match=r"no such model: sam3.*one of sam, wsi-sam"):
+    with pytest.raises(WorkflowError, match=r"no such model: sam3.*one of sam, hq-sam, pa-sam, wsi-sam"):
         build_segmenter(_settings(model="sam3"))
     with pytest.raises(WorkflowError, match=r"no such backbone: resnet.*one of lite-medsam, mobile-sam, vit-b"):
         build_segmenter(_settings(backbone="resnet"))
@@ -250,7 +251,7 @@ def test_plug_in_is_listed_built_and_checked(monkeypatch: pytest.MonkeyPatch, tm
         weight_files=lambda settings: {"mine": file},
     )
     _plug_in(monkeypatch, mine=spec, other="not a spec", sam=spec)
-    assert [one.name for one in available_models()] == ["sam", "wsi-sam", "mine"]
+    assert [one.name for one in available_models()] == ["sam", "hq-sam", "pa-sam", "wsi-sam", "mine"]
     assert find_model("sam") is not spec
     settings = _settings(model="mine")
     assert build_segmenter(settings, dtype="fp32") == "model"
@@ -264,7 +265,7 @@ def test_plug_in_that_does_not_load_harms_nobody_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _plug_in(monkeypatch, other="not a spec")
-    assert [one.name for one in available_models()] == ["sam", "wsi-sam"]
+    assert [one.name for one in available_models()] == ["sam", "hq-sam", "pa-sam", "wsi-sam"]
     assert "broken is left out" in caplog.text
     with pytest.raises(WorkflowError, match=r"broken: the plug-in does not load.*Repair or uninstall"):
         find_model("broken")

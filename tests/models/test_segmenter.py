@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from wsi_pipeline.errors import PromptError
+from wsi_pipeline.models.hq_sam import HqSam, HqSamSegmenter
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
 from wsi_pipeline.models.roles import PairImages, PromptBatch, Refiner, Segmenter
 from wsi_pipeline.models.sam import SamSegmenter
-from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT
+from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT, PairEmbedding
 from wsi_pipeline.models.windows import CELLS, Windows
-from wsi_pipeline.models.wsi_sam import DualDecoder, PairEmbedding, WsiSam, WsiSamSegmenter
+from wsi_pipeline.models.wsi_sam import DualDecoder, WsiSam, WsiSamSegmenter
 
 # in the middle, on two borders, in a corner, tiny, larger than half the patch, the whole patch; shares of the side
 BOXES = np.array(
@@ -37,7 +38,8 @@ def embedding(weights):
         weights.normal_input("image_embedding_batch2", (2, 256, 64, 64)),
         weights.normal_input("interm_embedding_160_batch2", (2, 64, 64, 160)),
     )
-    return PairEmbedding(high, weights.normal_input("low_embedding_batch2", (2, 256, 64, 64)), 2.0)
+    low = EncoderOutput(weights.normal_input("low_embedding_batch2", (2, 256, 64, 64)), high.early)
+    return PairEmbedding(high, low, 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +52,10 @@ def wsi_lite(lite_medsam, wsi_tiny):
     return wsi
 
 
-def segmenter_and_embedding(name, request, embedding):
+def segmenter_of(name, request):
     model = request.getfixturevalue(name)
-    if isinstance(model, WsiSam):
-        return WsiSamSegmenter(model), embedding
-    return SamSegmenter(model), embedding.high.embedding
+    kinds = {WsiSam: WsiSamSegmenter, HqSam: HqSamSegmenter}
+    return kinds.get(type(model), SamSegmenter)(model)
 
 
 def boxes_on(segmenter, images):
@@ -83,17 +84,17 @@ def assert_same(left, right, size, tolerance=2e-5):
     np.testing.assert_allclose(left.iou, right.iou, rtol=tolerance, atol=tolerance)
 
 
-MODELS = ["lite_medsam", "mobile_sam", "wsi_lite", "wsi_tiny"]
+MODELS = ["lite_medsam", "mobile_sam", "hq_tiny", "wsi_lite", "wsi_tiny"]
 
 
 @pytest.mark.parametrize(("name", "margin"), [("lite_medsam", 0.0), *((name, 0.3) for name in MODELS)])
 def test_windows_show_what_the_whole_decode_shows_there_and_background_elsewhere(name, margin, request, embedding):
-    segmenter, embedded = segmenter_and_embedding(name, request, embedding)
+    segmenter = segmenter_of(name, request)
     prompts = boxes_on(segmenter, [0])
     size = segmenter.input_size
-    full = segmenter.decode(embedded, prompts)
+    full = segmenter.decode(embedding, prompts)
     assert full.logits.shape == (len(prompts), size, size)
-    answer = segmenter.decode(embedded, prompts, margin=margin)
+    answer = segmenter.decode(embedding, prompts, margin=margin)
     np.testing.assert_allclose(answer.iou, full.iou, rtol=2e-5, atol=2e-6)
     assert (answer.origin >= 0).all()
     assert (answer.origin + answer.logits.shape[-1] <= size).all()
@@ -108,30 +109,30 @@ def test_windows_show_what_the_whole_decode_shows_there_and_background_elsewhere
 
 @pytest.mark.parametrize("name", ["lite_medsam", "wsi_lite"])
 def test_a_small_object_costs_a_small_answer(name, request, embedding):
-    segmenter, embedded = segmenter_and_embedding(name, request, embedding)
-    answer = segmenter.decode(embedded, take(boxes_on(segmenter, [1]), [0]), margin=0.25)
+    segmenter = segmenter_of(name, request)
+    answer = segmenter.decode(embedding, take(boxes_on(segmenter, [1]), [0]), margin=0.25)
     assert answer.logits.shape == (1, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["mobile_sam", "wsi_lite"])
 def test_images_in_one_batch_do_not_change_each_other_by_a_bit(name, request, embedding):
-    segmenter, embedded = segmenter_and_embedding(name, request, embedding)
+    segmenter = segmenter_of(name, request)
     prompts = boxes_on(segmenter, [0, 1])
-    together = segmenter.decode(embedded, prompts, margin=0.25)
+    together = segmenter.decode(embedding, prompts, margin=0.25)
     for image in (0, 1):
         rows = np.flatnonzero(prompts.image_index == image)
-        alone = segmenter.decode(embedded, take(prompts, rows), margin=0.25)
+        alone = segmenter.decode(embedding, take(prompts, rows), margin=0.25)
         np.testing.assert_array_equal(whole(together, segmenter.input_size)[rows], whole(alone, segmenter.input_size))
         np.testing.assert_array_equal(together.iou[rows], alone.iou)
 
 
 @pytest.mark.parametrize("name", ["mobile_sam", "wsi_tiny"])
 def test_many_images_at_once_equal_each_alone(name, request, embedding):
-    segmenter, embedded = segmenter_and_embedding(name, request, embedding)
+    segmenter = segmenter_of(name, request)
     prompts = boxes_on(segmenter, [0, 1])
-    one_by_one = segmenter.decode(embedded, take(prompts, slice(0, 4)))
+    one_by_one = segmenter.decode(embedding, take(prompts, slice(0, 4)))
     segmenter._images_per_call = 16
-    at_once = segmenter.decode(embedded, take(prompts, slice(0, 4)))
+    at_once = segmenter.decode(embedding, take(prompts, slice(0, 4)))
     assert_same(one_by_one, at_once, 1024)
 
 
@@ -151,11 +152,11 @@ def mixed_points(size):
 
 @pytest.mark.parametrize(("name", "with_box"), [("mobile_sam", False), ("mobile_sam", True), ("wsi_tiny", False)])
 def test_padding_points_change_nothing(name, with_box, request, embedding):
-    segmenter, embedded = segmenter_and_embedding(name, request, embedding)
+    segmenter = segmenter_of(name, request)
     padded = mixed_points(1024)
     boxes = BOXES[[0, 1, 5]] * 1024 if with_box else None
     padded = PromptBatch(padded.image_index, boxes=boxes, points=padded.points, point_labels=padded.point_labels)
-    together = segmenter.decode(embedded, padded)
+    together = segmenter.decode(embedding, padded)
     for row in range(3):
         used = padded.point_labels[row] != -1
         alone = PromptBatch(
@@ -165,13 +166,13 @@ def test_padding_points_change_nothing(name, with_box, request, embedding):
             point_labels=padded.point_labels[[row]][:, used],
         )
         np.testing.assert_allclose(
-            segmenter.decode(embedded, alone).logits[0], together.logits[row], rtol=2e-5, atol=2e-5
+            segmenter.decode(embedding, alone).logits[0], together.logits[row], rtol=2e-5, atol=2e-5
         )
 
 
 def test_single_point_gets_the_guess_with_the_largest_predicted_iou(mobile_sam, embedding):
     segmenter = SamSegmenter(mobile_sam)
-    answer = segmenter.decode(embedding.high.embedding, mixed_points(1024))
+    answer = segmenter.decode(embedding, mixed_points(1024))
     for row, (count, image) in enumerate([(1, 0), (2, 1), (3, 0)]):
         prompts = mixed_points(1024)
         points = torch.from_numpy(prompts.points[[row], :count])
@@ -182,16 +183,30 @@ def test_single_point_gets_the_guess_with_the_largest_predicted_iou(mobile_sam, 
         np.testing.assert_allclose(answer.iou[row], iou.max().numpy(), rtol=1e-5)
 
 
-def test_mask_prompts_are_batched_as_each_alone(mobile_sam, wsi_tiny, embedding, weights):
+@pytest.mark.parametrize("multimask", [True, False])
+def test_multimask_gives_every_prompt_the_best_guess_or_none(multimask, mobile_sam, embedding):
+    segmenter = SamSegmenter(mobile_sam, multimask=multimask)
+    prompts = boxes_on(segmenter, [0, 1])
+    answer = segmenter.decode(embedding, prompts)
+    sparse, dense = mobile_sam.prompt_encoder(points=None, boxes=torch.from_numpy(prompts.boxes[:1]), masks=None)
+    position = mobile_sam.prompt_encoder.get_dense_pe()
+    _, iou = mobile_sam.mask_decoder(embedding.high.embedding[:1], position, sparse, dense, multimask)
+    np.testing.assert_allclose(answer.iou[0], iou.max().numpy(), rtol=1e-5)
+
+
+def test_a_model_without_guesses_gives_the_single_mask(lite_medsam, embedding):
+    prompts = boxes_on(SamSegmenter(lite_medsam), [0])
+    asked, single = (SamSegmenter(lite_medsam, multimask=m).decode(embedding, prompts) for m in (True, False))
+    np.testing.assert_array_equal(asked.logits, single.logits)
+
+
+def test_mask_prompts_are_batched_as_each_alone(mobile_sam, hq_tiny, wsi_tiny, embedding, weights):
     masks = weights.uniform_input("coarse", (3, 256, 256), -8, 8).numpy()
     prompts = PromptBatch(np.array([0, 1, 0]), boxes=BOXES[[0, 5, 1]] * 1024, masks=masks)
-    for segmenter, embedded in (
-        (SamSegmenter(mobile_sam), embedding.high.embedding),
-        (WsiSamSegmenter(wsi_tiny), embedding),
-    ):
-        together = segmenter.decode(embedded, prompts, margin=0.5)
+    for segmenter in (SamSegmenter(mobile_sam), HqSamSegmenter(hq_tiny), WsiSamSegmenter(wsi_tiny)):
+        together = segmenter.decode(embedding, prompts, margin=0.5)
         for row in range(3):
-            alone = segmenter.decode(embedded, take(prompts, [row]), margin=0.5)
+            alone = segmenter.decode(embedding, take(prompts, [row]), margin=0.5)
             full = whole(together, 1024)[[row]]
             np.testing.assert_allclose(whole(alone, 1024), full, rtol=2e-5, atol=2e-5)
 
@@ -199,14 +214,14 @@ def test_mask_prompts_are_batched_as_each_alone(mobile_sam, wsi_tiny, embedding,
 def test_prompts_of_other_kinds_are_refused(lite_medsam, embedding):
     segmenter = SamSegmenter(lite_medsam)
     with pytest.raises(PromptError, match=r"not trained for point prompts.*Use box prompts"):
-        segmenter.decode(embedding.high.embedding, mixed_points(256))
+        segmenter.decode(embedding, mixed_points(256))
     with pytest.raises(PromptError, match="needs a box"):
-        segmenter.decode(embedding.high.embedding, PromptBatch(np.zeros(1, np.int64)))
+        segmenter.decode(embedding, PromptBatch(np.zeros(1, np.int64)))
 
 
 def test_no_prompts_give_no_masks(lite_medsam, embedding):
     nothing = PromptBatch(np.zeros(0, np.int64), boxes=np.zeros((0, 4), np.float32))
-    answer = SamSegmenter(lite_medsam).decode(embedding.high.embedding, nothing, margin=0.2)
+    answer = SamSegmenter(lite_medsam).decode(embedding, nothing, margin=0.2)
     assert len(answer) == len(answer.origin) == len(answer.iou) == 0
 
 
@@ -214,16 +229,16 @@ def test_refining_asks_with_the_box_of_the_mask_and_keeps_empty_masks_empty(lite
     segmenter = SamSegmenter(lite_medsam)
     coarse = np.full((2, 256, 256), -4, np.float32)
     coarse[0, 30:61, 100:141] = 3
-    refined = segmenter.refine(embedding.high.embedding, coarse, np.array([1, 0]))
+    refined = segmenter.refine(embedding, coarse, np.array([1, 0]))
     box = PromptBatch(np.array([1]), boxes=np.array([[100, 30, 141, 61]], np.float32))
-    asked = segmenter.decode(embedding.high.embedding, box)
+    asked = segmenter.decode(embedding, box)
     np.testing.assert_allclose(refined.logits[0], asked.logits[0], rtol=2e-5, atol=2e-5)
     assert (refined.logits[1] == BACKGROUND_LOGIT).all()
     assert refined.iou[1] == 0
 
 
-def test_segmenters_play_their_roles(lite_medsam, wsi_lite):
-    for segmenter in (SamSegmenter(lite_medsam), WsiSamSegmenter(wsi_lite)):
+def test_segmenters_play_their_roles(lite_medsam, hq_tiny, wsi_lite):
+    for segmenter in (SamSegmenter(lite_medsam), HqSamSegmenter(hq_tiny), WsiSamSegmenter(wsi_lite)):
         assert isinstance(segmenter, Segmenter)
         assert isinstance(segmenter, Refiner)
 
@@ -239,7 +254,8 @@ def ellipses(weights):
 def test_patches_are_encoded_as_if_alone(lite_medsam, ellipses):
     segmenter = SamSegmenter(lite_medsam)
     both = segmenter.encode(PairImages(ellipses))
-    assert torch.equal(both[1:], segmenter.encode(PairImages(ellipses[1:])))
+    alone = segmenter.encode(PairImages(ellipses[1:]))
+    assert torch.equal(both.high.embedding[1:], alone.high.embedding)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from wsi_pipeline.models.weights import (
     sha256_of,
     store_folder,
     stored_files,
+    variant_of,
     verify,
 )
 
@@ -71,10 +72,34 @@ def test_every_entry_can_be_had_or_says_how() -> None:
             assert entry.size
 
 
-def test_shipped_head_says_it_is_untrained() -> None:
-    entry = catalogue()["wsi-sam-litemedsam"]
-    assert (entry.where, entry.built_from) == ("built", "lite-medsam")
-    assert entry.status == "untrained: equals the backbone alone until trained heads ship"
+@pytest.mark.parametrize("system", ["wsi-sam", "hq-sam", "pa-sam"])
+def test_shipped_head_says_it_is_untrained(system: str) -> None:
+    entry = catalogue()[f"{system}-litemedsam"]
+    assert (entry.where, entry.built_from, entry.kind) == ("built", "lite-medsam", system)
+    assert entry.status.startswith("untrained")
+    assert locate(entry.name) == locate("lite-medsam")
+
+
+def test_every_published_file_of_hq_sam_and_pa_sam_is_known() -> None:
+    published = [
+        (entry.name, entry.variant, entry.kind, entry.where)
+        for entry in catalogue().values()
+        if entry.system in ("hq-sam", "pa-sam") and entry.where != "built"
+    ]
+    assert published == [
+        ("hq-sam-vit-tiny", "vit_t", "hq-sam", "download"),
+        ("hq-sam-vit-b", "vit_b", "hq-sam", "download"),
+        ("hq-sam-vit-l", "vit_l", "hq-sam", "download"),
+        ("hq-sam-vit-h", "vit_h", "hq-sam", "download"),
+        ("pa-sam-vit-l", "vit_l", "pa-decoder", "by-path"),
+    ]
+
+
+def test_download_addresses_name_a_version_that_stays() -> None:
+    for entry in catalogue().values():
+        if entry.where == "download":
+            assert "/main/" not in str(entry.url)
+            assert "/master/" not in str(entry.url)
 
 
 @pytest.mark.parametrize("gap", [{"where": "download", "url": None}, {"sha256": "4b8939"}, {"licence": None}])
@@ -111,7 +136,9 @@ def test_path_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("sam-vit-q", "no such weights.* one of: lite-medsam"),
         ("nowhere/sam.pth", "nowhere/sam.pth: no such weight file"),
         ("mobile-sam", "not on this machine yet.*models fetch mobile-sam"),
+        ("hq-sam-vit-b", "not on this machine yet.*models fetch hq-sam-vit-b"),
         ("wsi-sam-tiny-high", "no download address.*models import net_high.pth --name wsi-sam-tiny-high"),
+        ("pa-sam-vit-l", "no download address.*models import epoch_20.pth --name pa-sam-vit-l"),
     ],
 )
 def test_absent_weights_say_what_to_do(name: str, message: str) -> None:
@@ -189,6 +216,20 @@ def test_fetching_what_is_here_needs_no_network(
     assert fetch("small") == own_folders / small_entry.file
 
 
+def test_fetching_takes_address_size_and_digest_of_the_entry(
+    small_entry: WeightFile, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def pretend(url: str, target: Path, *, sha256: str, size: int, progress: object) -> Path:
+        asked.extend((url, target, sha256, size))
+        return target
+
+    monkeypatch.setattr(weights, "download", pretend)
+    assert fetch("small") == own_folders / small_entry.file
+    assert asked == [small_entry.url, own_folders / small_entry.file, small_entry.sha256, small_entry.size]
+
+
 def test_imported_checkpoint_keeps_values_and_origin(tmp_path: Path) -> None:
     source = _high_decoder(tmp_path / "net_high.pth")
     stored = import_checkpoint(source, name="wsi-sam-tiny-high")
@@ -204,6 +245,22 @@ def test_imported_checkpoint_keeps_values_and_origin(tmp_path: Path) -> None:
     assert {key: value.tolist() for key, value in before.items()} == {
         key: value.tolist() for key, value in after.items()
     }
+
+
+def test_imported_pa_decoder_keeps_the_backbone_its_name_knows(tmp_path: Path) -> None:
+    state = {"transformer.norm.bias": torch.zeros(2), "prompt_adapter.static_refined_token.weight": torch.zeros(1, 2)}
+    torch.save(state, tmp_path / "epoch_20.pth")
+    known = import_checkpoint(tmp_path / "epoch_20.pth", name="pa-sam-vit-l")
+    assert (known.system, known.kind, known.variant) == ("pa-sam", "pa-decoder", "vit_l")
+    own = import_checkpoint(tmp_path / "epoch_20.pth", name="mine")
+    assert (own.system, own.kind, own.variant) == ("pa-sam", "pa-decoder", None)
+    assert (variant_of("pa-sam-vit-l"), variant_of("mine"), variant_of("mine.pth")) == ("vit_l", None, None)
+
+
+def test_path_beside_a_description_is_still_a_path(tmp_path: Path) -> None:
+    (tmp_path / "net.json").write_text("{}")
+    (tmp_path / "net").write_bytes(b"x")
+    assert locate(tmp_path / "net") == tmp_path / "net"
 
 
 def test_import_under_a_name_of_ones_own(tmp_path: Path) -> None:
@@ -227,6 +284,8 @@ def test_import_under_a_name_of_ones_own(tmp_path: Path) -> None:
         ("Mine", "is no name for weights"),
         ("../mine", "is no name for weights"),
         ("lite-medsam", "comes with the package"),
+        ("hq-sam-litemedsam", "comes with the package"),
+        ("hq-sam-vit-b", "hq-sam-vit-b is the file with 14a9d662cd6f"),
         ("sam-vit-b", "sam-vit-b is the file with ec2df6273261"),
     ],
 )
@@ -237,8 +296,18 @@ def test_import_under_a_wrong_name_is_refused(name: str, message: str, tmp_path:
 
 
 def test_import_of_another_variant_under_a_catalogue_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="for vit_b, but MobileSAM"):
+    with pytest.raises(
+        WeightsError, match=r"for vit_b, but MobileSAM .* was expected. Choose another name, or get net"
+    ):
         import_checkpoint(_high_decoder(tmp_path / "net.pth", rows=768), name="wsi-sam-tiny-high")
+
+
+def test_import_of_another_kind_under_a_catalogue_name_is_refused(tmp_path: Path) -> None:
+    sam = {"image_encoder.patch_embed.proj.weight": torch.zeros(1024, 3, 1, 1)}
+    torch.save(sam, tmp_path / "sam.pth")
+    with pytest.raises(WeightsError, match="holds SAM vit_l, but PA-SAM mask decoder was expected"):
+        import_checkpoint(tmp_path / "sam.pth", name="pa-sam-vit-l")
+    assert not store_folder().exists()
 
 
 def test_store_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ class ThresholdSegmenter:
     input_size: int = 256
     mask_size: int = 64
     uses_low_patch: bool = False
+    n_guesses: int = 1
     prompt_kinds: frozenset[str] = frozenset({"box", "point", "mask"})
 
     def encode(self, pairs: PairImages) -> np.ndarray:
@@ -37,7 +38,9 @@ class ThresholdSegmenter:
         time.sleep(self.delay * len(pairs))
         return pairs.high.mean(axis=3, dtype=np.float32)
 
-    def decode(self, embedding: np.ndarray, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+    def decode(
+        self, embedding: np.ndarray, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+    ) -> MaskBatch:
         size = self.input_size
         boxes = self._boxes(prompts)
         logits = np.full((len(boxes), size, size), -8, np.float32)

@@ -52,6 +52,7 @@ class DarkSegmenter:
     input_size: int = 64
     mask_size: int = 16
     uses_low_patch: bool = True
+    n_guesses: int = 1
     prompt_kinds: frozenset[str] = frozenset({"box", "point", "mask"})
     iou: float = 0.9
     encoded: list[PairImages] = field(default_factory=list)
@@ -62,7 +63,9 @@ class DarkSegmenter:
         self.encoded.append(pairs)
         return pairs
 
-    def decode(self, embedding: PairImages, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+    def decode(
+        self, embedding: PairImages, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+    ) -> MaskBatch:
         self.asked.append((prompts, margin))
         size, count = self.input_size, len(prompts)
         x0y0, x1y1 = np.zeros((count, 2), int), np.full((count, 2), size)
@@ -77,6 +80,33 @@ class DarkSegmenter:
             dark = embedding.high[image, y0:y1, x0:x1, 0] < 128
             logits[i, : y1 - y0, : x1 - x0] = np.where(dark, 6, -6)
         return MaskBatch(logits, x0y0.astype(np.int64), np.full(count, self.iou, np.float32))
+
+
+@dataclass
+class DarkRefiner:
+    """Answers every coarse mask with the dark px around it, as sharp logits of ±6 over the whole patch."""
+
+    input_size: int = 64
+    mask_size: int = 16
+    uses_low_patch: bool = True
+    answers: bool = True
+    encoded: list[PairImages] = field(default_factory=list)
+    asked: list[tuple[np.ndarray, float | None, int]] = field(default_factory=list)
+
+    def encode(self, pairs: PairImages) -> Any:
+        self.encoded.append(pairs)
+        return pairs
+
+    def refine(self, embedding: PairImages, coarse, image_index, *, margin=None, points=0) -> MaskBatch:
+        self.asked.append((coarse, margin, points))
+        size, px = self.input_size, self.input_size // self.mask_size
+        logits = np.full((len(coarse), size, size), -6, np.float32)
+        for row, image in enumerate(image_index):
+            near = ndimage.binary_dilation((coarse[row] > 0).repeat(px, 0).repeat(px, 1), iterations=3)
+            labels, _ = ndimage.label(embedding.high[image, :, :, 0] < 128)
+            touched = np.setdiff1d(np.unique(labels[near]), [0])
+            logits[row][np.isin(labels, touched) & self.answers] = 6
+        return MaskBatch(logits, np.zeros((len(coarse), 2), np.int64), np.full(len(coarse), 0.8, np.float32))
 
 
 @dataclass
@@ -133,6 +163,7 @@ def fakes() -> Any:
         slide = EllipseSlide
         segmenter = DarkSegmenter
         prompter = DarkPrompter
+        refiner = DarkRefiner
         mask = staticmethod(whole_mask)
 
     return Fakes

@@ -203,7 +203,7 @@ def test_calls_do_not_depend_on_which_tiles_share_a_batch(fakes, workflow, monke
 @pytest.mark.parametrize("setting", [{"min_iou": 0.95}, {"min_stability": 1.0}])
 def test_answers_below_the_thresholds_are_dropped(fakes, workflow, setting) -> None:
     class Soft(fakes.segmenter):
-        def decode(self, embedding, prompts, *, margin=None):
+        def decode(self, embedding, prompts, *, margin=None, guesses=False):
             answers = super().decode(embedding, prompts, margin=margin)
             answers.logits[:, ::2] = np.where(answers.logits[:, ::2] > 0, 0.5, answers.logits[:, ::2])
             return answers

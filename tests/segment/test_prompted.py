@@ -98,7 +98,7 @@ def test_an_object_beyond_the_largest_patch_is_kept_and_reported_as_cut(fakes, w
 
 def test_an_answer_that_fails_on_the_larger_patch_leaves_the_smaller_ones(fakes, workflow) -> None:
     class Unsure(fakes.segmenter):
-        def decode(self, embedding, prompts, *, margin=None):
+        def decode(self, embedding, prompts, *, margin=None, guesses=False):
             self.iou = 0.9 if len(self.encoded) == 1 else 0.1
             return super().decode(embedding, prompts, margin=margin)
 

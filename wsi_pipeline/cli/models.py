@@ -13,7 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.registry import ModelSpec
-    from wsi_pipeline.models.weights import WeightFile
+    from wsi_pipeline.models.weights import StoredFile, WeightFile
 
 app = typer.Typer(help="List, fetch, check and import models and their weights.", no_args_is_help=True)
 console = Console()
@@ -43,6 +43,7 @@ def list_models(as_json: AsJson = False) -> None:
     for row in weights:
         table.add_row(row["name"], row["system"], row["licence"], row["where"], _size(row["size"]), row["status"])
     console.print(table)
+    console.print("Address, SHA-256 and citation of each: wsi-pipeline models show NAME")
 
 
 @app.command()
@@ -108,6 +109,8 @@ def show(name: NameOrPath, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(facts, indent=2))
         return
     table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")  # an address cut short is no address
     for key, value in facts.items():
         table.add_row(key.replace("_", " "), str(value))
     console.print(table)
@@ -155,34 +158,23 @@ def _facts(name: str) -> dict[str, Any]:
 def _weight_rows() -> list[dict[str, Any]]:
     from wsi_pipeline.models.weights import catalogue, present, stored_files
 
-    rows = [_row(entry, present(entry.name) is not None) for entry in catalogue().values()]
+    rows = [_catalogue_row(entry, present(entry.name) is not None) for entry in catalogue().values()]
     rows += [
-        {
-            "name": stored.name,
-            "system": stored.system,
-            "licence": stored.licence,
-            "where": "stored",
-            "size": stored.size,
-            "here": present(stored.name) is not None,
-            "status": f"imported from {stored.source}",
-        }
+        _row(stored, "stored", present(stored.name) is not None, f"imported from {stored.source}")
         for stored in stored_files().values()
         if stored.name not in catalogue()
     ]
     return rows
 
 
-def _row(entry: WeightFile, here: bool) -> dict[str, Any]:
+def _catalogue_row(entry: WeightFile, here: bool) -> dict[str, Any]:
     where = "stored" if here and entry.where in ("download", "by-path") else entry.where.replace("-", " ")
-    return {
-        "name": entry.name,
-        "system": entry.system,
-        "licence": entry.licence,
-        "where": where,
-        "size": entry.size,
-        "here": here,
-        "status": entry.status,
-    }
+    return _row(entry, where, here, entry.status)
+
+
+def _row(known: WeightFile | StoredFile, where: str, here: bool, status: str) -> dict[str, Any]:
+    facts = known.model_dump(include={"name", "system", "licence", "size", "sha256", "url", "page", "citation"})
+    return facts | {"where": where, "here": here, "status": status}
 
 
 def _size(size: int | None) -> str:

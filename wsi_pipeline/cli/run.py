@@ -44,6 +44,14 @@ def run(
     keep_scratch: Annotated[
         bool, typer.Option("--keep-scratch", help="Keep the intermediate files of finished slides.")
     ] = False,
+    cache_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache-embeddings",
+            metavar="FOLDER",
+            help="Keep the embeddings of all patches there, and use those that are there (2 to 17 MB each).",
+        ),
+    ] = None,
 ) -> None:
     """Segment slides. What is finished already is not computed again; Ctrl-C stops cleanly.
 
@@ -64,6 +72,7 @@ def run(
         scheduler=scheduler,
         overwrite=overwrite,
         keep_scratch=keep_scratch,
+        embeddings=cache_embeddings,
     )
     raise typer.Exit(run_archive(slides, load_workflow(workflow, parse_settings(settings)), options))
 

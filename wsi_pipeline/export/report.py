@@ -24,10 +24,10 @@ _TEMPLATE = """<!doctype html>
 <p>{{ workflow.description }}</p>
 <p>{% for state, count in counts %}
 <span class="{{ state }}">{{ count }} {{ state }}</span>{{ ", " if not loop.last }}{% endfor %}
- · working resolution {{ workflow.mpp }} µm/px{% if model.dtype %} · {{ model.dtype }}{% endif %}
+ · working resolution {{ workflow.mpp }} µm/px{% for stage, dtype in (model.dtypes or {}).items() %} · {{ stage }} in {{ dtype }}{% endfor %}
  · wsi-pipeline {{ host.wsi_pipeline }}</p>
 {% if weights %}<p><small>weights:
-{% for w in weights %}{{ w.role }}: {{ w.file }} <code>{{ w.sha256[:12] }}</code> {% endfor %}
+{% for w in weights %}{{ w.stage }}, {{ w.role }}: {{ w.file }} <code>{{ w.sha256[:12] }}</code> {% endfor %}
 </small></p>{% endif %}
 <table><thead>
 <tr><th>slide</th><th>state</th><th>objects</th><th>result</th><th>what to know</th></tr>
@@ -42,6 +42,9 @@ _TEMPLATE = """<!doctype html>
 <img loading="lazy" src="{{ row.id|urlencode }}/overview.png" alt="overview of {{ row.id }}"></a>{% endif %}</td>
 <td>{% if row.reason %}<p class="failed">{{ row.reason }}</p>{% endif %}
 {% if row.facts.warnings %}<ul>{% for warning in row.facts.warnings %}<li>{{ warning }}</li>{% endfor %}</ul>{% endif %}
+{% set segment = (row.facts.tasks or {}).segment or {} %}
+{% if segment.refine %}<p>refined {{ segment.refine["refined"] }}, kept as they were
+ {{ segment.refine["kept coarse"] }}: the refined mask was another object</p>{% endif %}
 {% if row.facts.seconds %}<small>{% for stage, seconds in row.facts.seconds.items() %}
 {{ stage }} {{ "%.1f"|format(seconds) }} s{{ ", " if not loop.last }}{% endfor %}</small>{% endif %}</td>
 </tr>{% endfor %}

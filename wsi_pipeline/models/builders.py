@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.checkpoints import load_into, read_state_dict
+from wsi_pipeline.models.hq_sam import HqSam, HqSamSegmenter, build_hq_sam
+from wsi_pipeline.models.mask_decoder import MaskDecoder
+from wsi_pipeline.models.pa_sam.model import PaSam, build_pa_sam
+from wsi_pipeline.models.pa_sam.segmenter import PaSamSegmenter
 from wsi_pipeline.models.resolve import WeightPlan
 from wsi_pipeline.models.sam import Sam, SamSegmenter, build_sam
 from wsi_pipeline.models.wsi_sam import WsiSam, WsiSamSegmenter, build_wsi_sam, init_wsi_head
+from wsi_pipeline.workflow import ModelSettings
+
+Model = TypeVar("Model", bound=nn.Module)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build_sam_segmenter(plan: WeightPlan, *, device: str, dtype: str) -> SamSegmenter:
+def build_sam_segmenter(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> SamSegmenter:
     """SAM with the weights of a plan.
 
     Raises:
         WeightsError: a file does not fit.
         WorkflowError: unknown dtype.
     """
-    return SamSegmenter(load_sam(plan), device=device, dtype=_dtype(dtype))
+    return SamSegmenter(load_sam(plan), **_placement(settings, device, dtype))
 
 
-def build_wsi_sam_segmenter(plan: WeightPlan, *, device: str, dtype: str) -> WsiSamSegmenter:
-    """WSI-SAM with the weights of a plan.
+def build_hq_sam_segmenter(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> HqSamSegmenter:
+    """HQ-SAM with the weights of a plan; raises as ``build_sam_segmenter``."""
+    model = load_hq_sam(plan)
+    return HqSamSegmenter(model, hq_token_only=settings.hq_token_only, **_placement(settings, device, dtype))
 
-    Raises:
-        WeightsError: a file does not fit.
-        WorkflowError: unknown dtype.
-    """
-    return WsiSamSegmenter(load_wsi_sam(plan), device=device, dtype=_dtype(dtype))
+
+def build_pa_sam_segmenter(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> PaSamSegmenter:
+    """PA-SAM with the weights of a plan; raises as ``build_sam_segmenter``."""
+    return PaSamSegmenter(load_pa_sam(plan), edges=settings.edges, **_placement(settings, device, dtype))
+
+
+def build_wsi_sam_segmenter(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> WsiSamSegmenter:
+    """WSI-SAM with the weights of a plan; raises as ``build_sam_segmenter``."""
+    return WsiSamSegmenter(load_wsi_sam(plan), **_placement(settings, device, dtype))
 
 
 def load_sam(plan: WeightPlan) -> Sam:
@@ -43,14 +58,40 @@ def load_sam(plan: WeightPlan) -> Sam:
     return sam
 
 
+def load_hq_sam(plan: WeightPlan) -> HqSam:
+    """The HQ-SAM of a plan, fp32, on the CPU, in evaluation mode; without a trained branch it answers as SAM does."""
+    model = _seeded(build_hq_sam, plan)
+    if "hq-sam" in plan.files:
+        _fill(model, plan.files["hq-sam"])
+        return model
+    own = _take_encoders(model, plan)
+    if "hq-decoder" in plan.files:
+        _fill(model.mask_decoder, plan.files["hq-decoder"])
+    else:
+        model.mask_decoder.start_from(own)
+    return model.eval()
+
+
+def load_pa_sam(plan: WeightPlan) -> PaSam:
+    """The PA-SAM of a plan, fp32, on the CPU, in evaluation mode; without a trained adapter it answers as SAM does."""
+    model = _seeded(build_pa_sam, plan)
+    if "pa-sam" in plan.files:
+        _fill(model, plan.files["pa-sam"])
+        return model
+    own = _take_encoders(model, plan)
+    if "pa-decoder" in plan.files:
+        _fill(model.mask_decoder, plan.files["pa-decoder"])
+    else:
+        model.mask_decoder.start_from(own)
+    return model.eval()
+
+
 def load_wsi_sam(plan: WeightPlan) -> WsiSam:
     """The WSI-SAM of a plan, fp32, on the CPU, in evaluation mode.
 
     Decoders that no file of the plan holds are made from the backbone's decoder, adding nothing to it.
     """
-    with torch.random.fork_rng(devices=[]):  # what no file fills is the same in every process
-        torch.manual_seed(0)
-        model = build_wsi_sam(plan.backbone.variant)
+    model = _seeded(build_wsi_sam, plan)
     files = plan.files
     if "wsi-sam" in files:
         _fill(model, files["wsi-sam"])
@@ -69,6 +110,24 @@ def load_wsi_sam(plan: WeightPlan) -> WsiSam:
     else:
         init_wsi_head(model)
     return model.eval()
+
+
+def _seeded(build: Callable[[str], Model], plan: WeightPlan) -> Model:
+    """A model whose parameters that no file fills are the same in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(plan.backbone.variant)
+
+
+def _take_encoders(model: Sam, plan: WeightPlan) -> MaskDecoder:
+    """Give a model the encoders of the plan's SAM; returns that SAM's decoder."""
+    sam = load_sam(plan)
+    model.image_encoder, model.prompt_encoder = sam.image_encoder, sam.prompt_encoder
+    return sam.mask_decoder
+
+
+def _placement(settings: ModelSettings, device: str, dtype: str) -> dict[str, Any]:
+    return {"device": device, "dtype": _dtype(dtype), "multimask": settings.multimask}
 
 
 def _fill(module: nn.Module, path: Path) -> None:

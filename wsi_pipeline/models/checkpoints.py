@@ -40,6 +40,12 @@ _NAMES = {
     "hq-decoder": "HQ-SAM or WSI-SAM mask decoder",
     "pa-decoder": "PA-SAM mask decoder",
 }
+_SYSTEMS = {
+    "wsi-heads": "wsi-sam",
+    "sam-decoder": "sam",
+    "hq-decoder": "hq-sam or wsi-sam",
+    "pa-decoder": "pa-sam",
+}
 _VARIANT_NAMES = {
     "lite_medsam": "LiteMedSAM",
     "vit_t": "MobileSAM (TinyViT)",
@@ -62,6 +68,11 @@ class Contents:
 
     kind: str
     variants: tuple[str, ...]
+
+    @property
+    def system(self) -> str:
+        """The published system it belongs to, as far as keys tell."""
+        return _SYSTEMS.get(self.kind, self.kind)
 
     def __str__(self) -> str:
         names = " or ".join(_VARIANT_NAMES[variant] for variant in self.variants)
@@ -109,7 +120,7 @@ def identify(state: Mapping[str, Tensor], *, where: object = None) -> Contents:
         raise WeightsError(
             f"holds parameters of another kind of network (first: {first})",
             where=where,
-            fix="Give a checkpoint of SAM, MobileSAM, LiteMedSAM or WSI-SAM",
+            fix="Give a checkpoint of SAM, MobileSAM, LiteMedSAM, HQ-SAM, PA-SAM or WSI-SAM",
         )
     if any(key.startswith(f"{prefix}prompt_adapter.") for key in state):
         return Contents(f"pa-{suffix}", variants)
@@ -118,26 +129,29 @@ def identify(state: Mapping[str, Tensor], *, where: object = None) -> Contents:
     return Contents("sam" if suffix == "sam" else "sam-decoder", variants)
 
 
-def expect(contents: Contents, kinds: Iterable[str], variant: str | None, *, where: object) -> None:
+def expect(
+    contents: Contents, kinds: Iterable[str], variant: str | None, *, where: object, fix: str | None = None
+) -> None:
     """Refuse a file of the wrong kind or for the wrong image encoder.
+
+    Args:
+        contents: what the file holds.
+        kinds: kinds that will do.
+        variant: the image encoder it has to fit; None for any.
+        where: the file.
+        fix: what the user can do about it.
 
     Raises:
         WeightsError: naming what the file is and what was expected.
     """
     wanted = tuple(kinds)
     if contents.kind not in wanted:
-        names = " or ".join(_NAMES[kind] for kind in wanted)
-        raise WeightsError(
-            f"holds {contents}, but {names} was expected",
-            where=where,
-            fix="Give the right file or change segment.model",
-        )
-    if variant is not None and contents.variants and variant not in contents.variants:
-        raise WeightsError(
-            f"holds {contents}, but {_VARIANT_NAMES[variant]} was expected",
-            where=where,
-            fix="Set segment.backbone to fit the file, or give the file that fits the backbone",
-        )
+        expected = f"{'one of ' if len(wanted) > 1 else ''}{', '.join(_NAMES[kind] for kind in wanted)}"
+    elif variant is not None and contents.variants and variant not in contents.variants:
+        expected = _VARIANT_NAMES[variant]
+    else:
+        return
+    raise WeightsError(f"holds {contents}, but {expected} was expected", where=where, fix=fix)
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], *, where: object = None) -> None:

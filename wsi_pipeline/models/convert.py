@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models.weights import (
+    NAME,
     StoredFile,
     WeightFile,
     catalogue,
@@ -20,8 +20,6 @@ from wsi_pipeline.models.weights import (
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.checkpoints import Contents, State
-
-_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 
 
 def import_checkpoint(path: Path, *, name: str, licence: str | None = None) -> StoredFile:
@@ -43,7 +41,7 @@ def import_checkpoint(path: Path, *, name: str, licence: str | None = None) -> S
     """
     from wsi_pipeline.models.checkpoints import identify, read_state_dict
 
-    if not _NAME.match(name):
+    if not NAME.match(name):
         raise WeightsError(
             "is no name for weights", where=name, fix="Use lower-case letters, digits and hyphens, such as my-decoder"
         )
@@ -64,7 +62,7 @@ def import_checkpoint(path: Path, *, name: str, licence: str | None = None) -> S
     stored = StoredFile(
         name=name,
         file=file.name,
-        system=entry.system if entry else contents.kind.removesuffix("-decoder"),
+        system=entry.system if entry else contents.system,
         variant=variants[0] if len(variants) == 1 else None,
         sha256=sha256,
         size=size,
@@ -86,7 +84,8 @@ def _require_match(path: Path, contents: Contents, digest: str, entry: WeightFil
             where=path,
             fix="Choose another name, or get the published file",
         )
-    expect(contents, (entry.kind,), entry.variant, where=path)
+    fix = f"Choose another name, or get {entry.file} from {entry.page}"
+    expect(contents, (entry.kind,), entry.variant, where=path, fix=fix)
 
 
 def _write(state: State, target: Path, metadata: dict[str, str]) -> tuple[Path, int, str]:

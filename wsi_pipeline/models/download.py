@@ -103,7 +103,7 @@ def _fetch(url: str, stream: BinaryIO, target: Path, size: int | None, progress:
                 raise WeightsError(
                     f"the download from {url} stopped after {done:,} bytes ({type(error).__name__})",
                     where=target.name,
-                    fix="Check the connection and run the command again; it continues there",
+                    fix="Check the connection and HTTPS_PROXY, then run the command again; it continues there",
                 ) from None
         logger.warning("%s: the connection failed, trying again", target.name)
         time.sleep(_BACKOFF_S * attempt)

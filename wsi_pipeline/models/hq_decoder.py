@@ -107,6 +107,49 @@ class HqMaskDecoder(MaskDecoder):
             fixed = self.masks(cells_of(features.unsqueeze(1), windows), vectors)
         return fixed + self._prompt_masks(upscaled, vectors)
 
+    def draw(
+        self,
+        decoded: Decoded,
+        features: Tensor,
+        token: Tensor,
+        *,
+        ambiguous: Tensor | None = None,
+        windows: CellWindows | None = None,
+        hq_token_only: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The branch's masks, added to SAM's or alone.
+
+        Args:
+            decoded: the transformer's answer to (B, P) prompts.
+            features: (B, h, w, 2, 2, 2, 2, 32) from ``image_features``.
+            token: (B, P, 1, 32) vectors t.
+            ambiguous: (B, P) bool, prompts whose SAM mask is the best of three guesses; None for none.
+            windows: cells to draw; None for all.
+            hq_token_only: leave SAM's mask out.
+
+        Returns:
+            (B, P, 1, 4h', 4w') float32 logits and (B, P, 1) the IoU predicted for SAM's mask.
+        """
+        vector, iou = self.best_vector(decoded, ambiguous)
+        upscaled = self.upscale(decoded, windows)
+        masks = self.hq_masks(upscaled, features, token, windows)
+        if not hq_token_only:
+            masks = masks + self.masks(upscaled, vector)
+        return masks, iou
+
+    @torch.no_grad()
+    def start_from(self, sam: MaskDecoder) -> None:
+        """Answer as SAM's own decoder does until the branch is trained.
+
+        The last layer of ``hf_mlp`` is zero, so the branch adds nothing, and its token is hidden from SAM's tokens,
+        whose masks it would change.
+        """
+        self.load_state_dict({**self.state_dict(), **sam.state_dict()})
+        self.extra_tokens_visible = False
+        last = self.hf_mlp.layers[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
     def _prompt_masks(self, upscaled: Tensor, vectors: Tensor) -> Tensor:
         """t . M(U) as (B, P, K, 4h', 4w')."""
         conv_1, norm, _, conv_2 = self.embedding_maskfeature

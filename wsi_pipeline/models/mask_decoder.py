@@ -101,17 +101,28 @@ class MaskDecoder(OfficialMaskDecoder):
             sparse: (B, P, K, 256) sparse prompt embeddings.
             padding: (B, P, K) bool, True for prompt tokens that only fill the batch; None when there are none.
         """
+        tokens, hidden = self._all_tokens(sparse, padding)
+        return self._decoded(*self.transformer(image, tokens, hidden))
+
+    def _all_tokens(self, sparse: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Output and prompt tokens (B, P, 5 + E + K, 256), and (B, P, 5 + E + K) which of them are hidden."""
         own = self.output_tokens()
         tokens = torch.cat([own.expand(*sparse.shape[:2], -1, -1), sparse.to(own.dtype)], dim=2)
-        masks_end = 1 + self.num_mask_tokens
-        if padding is not None or not self.extra_tokens_visible:
-            hidden = torch.zeros(tokens.shape[:3], dtype=torch.bool, device=tokens.device)
-            hidden[..., masks_end : len(own)] = not self.extra_tokens_visible
-            if padding is not None:
-                hidden[..., len(own) :] = padding
-            padding = hidden
-        tokens, x = self.transformer(image, tokens, padding)
-        return Decoded(tokens[:, :, 0], tokens[:, :, 1:masks_end], tokens[:, :, masks_end : len(own)], x)
+        if padding is None and self.extra_tokens_visible:
+            return tokens, None
+        hidden = torch.zeros(tokens.shape[:3], dtype=torch.bool, device=tokens.device)
+        hidden[..., 1 + self.num_mask_tokens : len(own)] = not self.extra_tokens_visible
+        if padding is not None:
+            hidden[..., len(own) :] = padding
+        return tokens, hidden
+
+    def _decoded(self, tokens: Tensor, image: Tensor) -> Decoded:
+        masks_end, own_end = 1 + self.num_mask_tokens, len(self.output_tokens())
+        return Decoded(tokens[:, :, 0], tokens[:, :, 1:masks_end], tokens[:, :, masks_end:own_end], image)
+
+    def guesses(self) -> range:
+        """Numbers of the mask tokens whose masks are guesses at what an ambiguous prompt means."""
+        return range(1, self.num_mask_tokens)
 
     def iou(self, decoded: Decoded) -> Tensor:
         """(B, P, 4) predicted IoU, one for each mask token."""
@@ -131,15 +142,17 @@ class MaskDecoder(OfficialMaskDecoder):
                 single mask; None when there are none.
 
         Returns:
-            (B, P, 1, 32) mask vectors and (B, P) predicted IoU.
+            (B, P, 1, 32) mask vectors and (B, P, 1) predicted IoU.
         """
         iou = self.iou(decoded)
         if ambiguous is None:
-            return self.mask_vectors(decoded, range(1)), iou[..., 0]
+            return self.mask_vectors(decoded, range(1)), iou[..., :1]
         vectors = self.mask_vectors(decoded, range(self.num_mask_tokens))
-        number = torch.where(ambiguous, iou[..., 1:].argmax(dim=-1) + 1, 0)
+        guesses = self.guesses()
+        best = iou[..., guesses.start : guesses.stop].argmax(dim=-1) + guesses.start
+        number = torch.where(ambiguous, best, 0)
         chosen = vectors.take_along_dim(number[..., None, None], dim=2)
-        return chosen, iou.take_along_dim(number[..., None], dim=2).squeeze(-1)
+        return chosen, iou.take_along_dim(number[..., None], dim=2)
 
     def upscale(self, decoded: Decoded, windows: CellWindows | None = None) -> Tensor:
         """Packed feature maps (B * P, h', w', 2, 2, 2, 2, 32), four by four px per cell."""
@@ -184,7 +197,7 @@ class MaskDecoder(OfficialMaskDecoder):
             sparse = sparse.transpose(0, 1)
         image = self.image_side(image_embeddings, image_pe[0], dense_prompt_embeddings)
         decoded = self.decode(image, sparse)
-        numbers = range(1, self.num_mask_tokens) if multimask_output else range(1)
+        numbers = self.guesses() if multimask_output else range(1)
         masks = self.masks(self.upscale(decoded), self.mask_vectors(decoded, numbers))
         iou = self.iou(decoded)[..., numbers.start : numbers.stop]
         return masks.flatten(0, 1), iou.flatten(0, 1)

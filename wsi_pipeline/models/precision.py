@@ -21,7 +21,7 @@ import numpy as np
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.roles import PairImages, PromptBatch
 from wsi_pipeline.models.weights import cache_folder, write_atomically
-from wsi_pipeline.workflow import SegmentSettings
+from wsi_pipeline.workflow import ModelSettings
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.roles import Segmenter
@@ -95,7 +95,7 @@ def has_bf16(device: str) -> bool:
 
 
 def choose_precision(
-    settings: SegmentSettings,
+    settings: ModelSettings,
     *,
     device: str | None = None,
     patch: PairImages | None = None,
@@ -115,14 +115,14 @@ def choose_precision(
     Raises:
         WorkflowError, WeightsError: the model cannot be built.
     """
-    from wsi_pipeline.models.registry import find_model, weights_of
+    from wsi_pipeline.models.registry import find_model, section_of, weights_of
 
     if settings.precision != "auto":
         return PrecisionChoice(settings.precision, "asked for in the workflow")
     chosen = pick_device(device or settings.device)
     if not has_bf16(chosen):
         return PrecisionChoice("fp32", f"{_hardware(chosen)} has no bf16")
-    spec = find_model(settings.model)
+    spec = find_model(settings.model, section=section_of(settings))
     key = _key({"model": spec.name, "weights": weights_of(settings)} | _circumstances(chosen))
     kept = _recall(key) if patch is None else None
     if kept is not None:

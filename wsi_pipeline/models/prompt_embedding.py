@@ -45,6 +45,16 @@ class PromptTensors:
             masks=pick(prompts.masks),
         )
 
+    @property
+    def leading(self) -> torch.Size:
+        """(B, P)."""
+        return next(t.shape[:2] for t in (self.boxes, self.points, self.masks) if t is not None)
+
+    def all_of_them(self) -> Tensor:
+        """(B, P) bool, all true."""
+        device = next(t.device for t in (self.boxes, self.points, self.masks) if t is not None)
+        return torch.ones(self.leading, dtype=torch.bool, device=device)
+
     def ambiguous(self) -> Tensor | None:
         """(B, P) bool: prompts of a single point; None when there are none."""
         if self.boxes is not None or self.masks is not None or self.point_labels is None:
@@ -103,7 +113,6 @@ def embed_prompts(encoder: PromptEncoder, prompts: PromptTensors) -> EmbeddedPro
     A point with label -1 only fills the batch and must be hidden from the transformer; the token of that kind that
     SAM itself adds after points without a box is a real one and stays visible.
     """
-    leading = next(t.shape[:2] for t in (prompts.boxes, prompts.points, prompts.masks) if t is not None)
     points = None
     padding = None
     if prompts.points is not None:
@@ -119,7 +128,7 @@ def embed_prompts(encoder: PromptEncoder, prompts: PromptTensors) -> EmbeddedPro
     )
     if prompts.masks is None:
         dense = dense[:1]
-    return EmbeddedPrompts(sparse.unflatten(0, leading), padding, dense)
+    return EmbeddedPrompts(sparse.unflatten(0, prompts.leading), padding, dense)
 
 
 def _map(value: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:

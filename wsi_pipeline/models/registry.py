@@ -14,9 +14,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wsi_pipeline.errors import WorkflowError
-from wsi_pipeline.models.resolve import ALL_PROMPTS, BACKBONES, DEFAULT_BACKBONE, sam_plan, wsi_sam_plan
+from wsi_pipeline.models.resolve import (
+    ALL_PROMPTS,
+    BACKBONES,
+    DEFAULT_BACKBONE,
+    WeightPlan,
+    hq_sam_plan,
+    pa_sam_plan,
+    sam_plan,
+    wsi_sam_plan,
+)
 from wsi_pipeline.models.weights import sha256_of
-from wsi_pipeline.workflow import GridPrompts, NucleusDetectorPrompts, PromptSettings, SegmentSettings, TissueBoxPrompts
+from wsi_pipeline.workflow import (
+    GridPrompts,
+    ModelSettings,
+    NucleusDetectorPrompts,
+    PromptSettings,
+    RefineSettings,
+    TissueBoxPrompts,
+    Workflow,
+)
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.roles import Segmenter
@@ -27,9 +44,9 @@ ENTRY_POINT_GROUP = "wsi_pipeline.models"
 
 
 class Builder(Protocol):
-    """Makes a ready model from a segment section; ``device`` is torch's name, ``dtype`` is ``fp32`` or ``bf16``."""
+    """Makes a ready model from its section; ``device`` is torch's name, ``dtype`` is ``fp32`` or ``bf16``."""
 
-    def __call__(self, settings: SegmentSettings, *, device: str, dtype: str) -> Segmenter: ...
+    def __call__(self, settings: ModelSettings, *, device: str, dtype: str) -> Segmenter: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +60,7 @@ class ModelSpec:
         build: makes it.
         prompt_kinds: what it can be asked: ``box``, ``point``, ``mask``.
         backbones: names of the backbones it runs on, the default first; empty when it has none to choose.
-        weight_files: role to file for a segment section; these files make up the model's identity in provenance.
+        weight_files: role to file for such a section; these files make up the model's identity in provenance.
         status: one line on how far it can be trusted.
     """
 
@@ -53,43 +70,46 @@ class ModelSpec:
     build: Builder
     prompt_kinds: frozenset[str] = ALL_PROMPTS
     backbones: tuple[str, ...] = ()
-    weight_files: Callable[[SegmentSettings], Mapping[str, Path]] = field(default=lambda settings: {})
+    weight_files: Callable[[ModelSettings], Mapping[str, Path]] = field(default=lambda settings: {})
     status: str = ""
 
 
-def _build_sam(settings: SegmentSettings, *, device: str, dtype: str) -> Segmenter:
-    from wsi_pipeline.models.builders import build_sam_segmenter
-
-    return build_sam_segmenter(sam_plan(settings), device=device, dtype=dtype)
+Plan = Callable[..., WeightPlan]
 
 
-def _build_wsi_sam(settings: SegmentSettings, *, device: str, dtype: str) -> Segmenter:
-    from wsi_pipeline.models.builders import build_wsi_sam_segmenter
+def section_of(settings: ModelSettings) -> str:
+    """The workflow section a model's settings stand in, for messages."""
+    return "refine" if isinstance(settings, RefineSettings) else "segment"
 
-    return build_wsi_sam_segmenter(wsi_sam_plan(settings), device=device, dtype=dtype)
+
+def _built_in(name: str, plan: Plan, description: str, status: str) -> ModelSpec:
+    def build(settings: ModelSettings, *, device: str, dtype: str) -> Segmenter:
+        from wsi_pipeline.models import builders
+
+        make = getattr(builders, f"build_{name.replace('-', '_')}_segmenter")
+        segmenter: Segmenter = make(plan(settings, section=section_of(settings)), settings, device=device, dtype=dtype)
+        return segmenter
+
+    return ModelSpec(
+        name=name,
+        roles=("Segmenter", "Refiner"),
+        description=description,
+        build=build,
+        backbones=tuple(BACKBONES),
+        weight_files=lambda settings: plan(settings, section=section_of(settings)).files,
+        status=status,
+    )
 
 
+_UNTRAINED = "untrained unless weights are given: equals the backbone alone until trained heads ship"
+_PLANS: dict[str, Plan] = {"sam": sam_plan, "hq-sam": hq_sam_plan, "pa-sam": pa_sam_plan, "wsi-sam": wsi_sam_plan}
 _BUILT_IN = {
-    spec.name: spec
-    for spec in (
-        ModelSpec(
-            name="sam",
-            roles=("Segmenter", "Refiner"),
-            description="SAM's mask decoder on one patch",
-            build=_build_sam,
-            backbones=tuple(BACKBONES),
-            weight_files=lambda settings: sam_plan(settings).files,
-            status="published weights",
-        ),
-        ModelSpec(
-            name="wsi-sam",
-            roles=("Segmenter", "Refiner"),
-            description="dual mask decoder on paired patches, HQ features and token aggregation",
-            build=_build_wsi_sam,
-            backbones=tuple(BACKBONES),
-            weight_files=lambda settings: wsi_sam_plan(settings).files,
-            status="untrained unless decoder files are given: equals the backbone alone until trained heads ship",
-        ),
+    name: _built_in(name, _PLANS[name], description, status)
+    for name, description, status in (
+        ("sam", "SAM's mask decoder on one patch", "published weights"),
+        ("hq-sam", "SAM with a high-quality token on fused features", _UNTRAINED),
+        ("pa-sam", "SAM with a prompt adapter guided by the image's edges", _UNTRAINED),
+        ("wsi-sam", "dual mask decoder on paired patches, HQ features and token aggregation", _UNTRAINED),
     )
 }
 
@@ -108,7 +128,7 @@ def available_models() -> list[ModelSpec]:
     return specs
 
 
-def find_model(name: str) -> ModelSpec:
+def find_model(name: str, *, section: str = "segment") -> ModelSpec:
     """The model of that name.
 
     Raises:
@@ -120,10 +140,10 @@ def find_model(name: str) -> ModelSpec:
     if name in points:
         return _load(points[name])
     names = ", ".join([*_BUILT_IN, *points])
-    raise WorkflowError(f"no such model: {name}", where="segment.model", fix=f"Use one of {names}")
+    raise WorkflowError(f"no such model: {name}", where=f"{section}.model", fix=f"Use one of {names}")
 
 
-def build_segmenter(settings: SegmentSettings, *, dtype: str | None = None, device: str | None = None) -> Segmenter:
+def build_segmenter(settings: ModelSettings, *, dtype: str | None = None, device: str | None = None) -> Segmenter:
     """Build the model of a segment section, weights loaded, ready to answer.
 
     Args:
@@ -138,14 +158,14 @@ def build_segmenter(settings: SegmentSettings, *, dtype: str | None = None, devi
     """
     from wsi_pipeline.models.precision import choose_precision, pick_device
 
-    spec = find_model(settings.model)
+    spec = find_model(settings.model, section=section_of(settings))
     chosen = pick_device(device or settings.device)
     if dtype is None:
         dtype = choose_precision(settings, device=chosen).dtype
     return spec.build(settings, device=chosen, dtype=dtype)
 
 
-def weights_of(settings: SegmentSettings) -> list[dict[str, str]]:
+def weights_of(settings: ModelSettings) -> list[dict[str, str]]:
     """The weight files a segment section uses, for provenance and fingerprints.
 
     Returns:
@@ -154,23 +174,23 @@ def weights_of(settings: SegmentSettings) -> list[dict[str, str]]:
     Raises:
         WorkflowError, WeightsError: as ``build_segmenter``.
     """
-    files = find_model(settings.model).weight_files(settings)
+    files = find_model(settings.model, section=section_of(settings)).weight_files(settings)
     return [{"role": role, "file": path.name, "sha256": sha256_of(path)} for role, path in sorted(files.items())]
 
 
-def prompt_kinds(settings: SegmentSettings) -> frozenset[str]:
+def prompt_kinds(settings: ModelSettings) -> frozenset[str]:
     """What the model of a segment section can be asked.
 
     Raises:
         WorkflowError: unknown model or backbone.
         WeightsError: the backbone has to be read from a weight file, and that fails.
     """
-    spec = find_model(settings.model)
+    spec = find_model(settings.model, section=section_of(settings))
     backbone = _backbone(spec, settings)
     return spec.prompt_kinds if backbone is None else spec.prompt_kinds & BACKBONES[backbone].prompt_kinds
 
 
-def check_prompts(settings: SegmentSettings, prompts: PromptSettings) -> None:
+def check_prompts(settings: ModelSettings, prompts: PromptSettings) -> None:
     """Refuse a prompt source whose prompts the model cannot answer, before anything runs.
 
     What a QuPath file holds is known only once it is read: see ``check_prompt_kinds``.
@@ -190,7 +210,7 @@ def check_prompts(settings: SegmentSettings, prompts: PromptSettings) -> None:
         prompt_kinds(settings)  # an unknown model or backbone shows now, not after the file is read
 
 
-def check_prompt_kinds(settings: SegmentSettings, kinds: Iterable[str], *, where: object = None) -> None:
+def check_prompt_kinds(settings: ModelSettings, kinds: Iterable[str], *, where: object = None) -> None:
     """Refuse prompts of kinds the model cannot answer.
 
     Args:
@@ -205,11 +225,11 @@ def check_prompt_kinds(settings: SegmentSettings, kinds: Iterable[str], *, where
     refused = sorted(kind for kind in set(kinds) if kind not in taken and not (kind == "mask" and "box" in taken))
     if not refused:
         return
-    spec = find_model(settings.model)
+    spec = find_model(settings.model, section=section_of(settings))
     backbone = _backbone(spec, settings)
     model = f"{spec.name} on {backbone}" if backbone else spec.name
     fitting = [name for name in spec.backbones if set(refused) <= BACKBONES[name].prompt_kinds & spec.prompt_kinds]
-    fix = f"Set segment.backbone to {' or '.join(fitting)}" if fitting else "Use another model"
+    fix = f"Set {section_of(settings)}.backbone to {' or '.join(fitting)}" if fitting else "Use another model"
     raise WorkflowError(
         f"{model} takes {_plural(taken)} only, not {_plural(refused)}",
         where=where,
@@ -217,7 +237,57 @@ def check_prompt_kinds(settings: SegmentSettings, kinds: Iterable[str], *, where
     )
 
 
-def _backbone(spec: ModelSpec, settings: SegmentSettings) -> str | None:
+def check_models(workflow: Workflow) -> None:
+    """Refuse what the models of a workflow cannot do, and warn of what they will not do, before anything runs.
+
+    Raises:
+        WorkflowError: naming the section, the model and what to change.
+        WeightsError: a weight file is missing or of another kind.
+    """
+    for settings in (workflow.segment, workflow.refine):
+        if settings is not None:
+            _check_model(settings)
+    if workflow.segment is not None and workflow.prompts is not None:
+        check_prompts(workflow.segment, workflow.prompts)
+    if workflow.segment is not None and workflow.refine is not None:
+        _check_patches(workflow.segment, workflow.refine)
+
+
+def _check_model(settings: ModelSettings) -> None:
+    section, spec = section_of(settings), find_model(settings.model, section=section_of(settings))
+    role = "Refiner" if section == "refine" else "Segmenter"
+    if role not in spec.roles:
+        raise WorkflowError(f"{spec.name} is no {role}", where=f"{section}.model", fix="See `wsi-pipeline models list`")
+    backbone = _backbone(spec, settings)
+    if spec.name == "hq-sam" and settings.hq_token_only and set(spec.weight_files(settings)) == {"sam"}:
+        raise WorkflowError(
+            "the high-quality branch is not trained and alone draws nothing",
+            where=f"{section}.hq_token_only",
+            fix=f"Set it to false, or give {section}.weights",
+        )
+    if settings.multimask and backbone is not None and not BACKBONES[backbone].guesses:
+        logger.warning(
+            "%s.multimask: %s gives one mask per prompt, and that one is taken", section, BACKBONES[backbone].name
+        )
+
+
+def _check_patches(segment: ModelSettings, refine: ModelSettings) -> None:
+    sizes = []
+    for settings in (segment, refine):
+        name = _backbone(find_model(settings.model, section=section_of(settings)), settings)
+        if name is None:  # a plug-in says only once it is built
+            return
+        sizes.append((name, BACKBONES[name].input_size))
+    if sizes[0][1] != sizes[1][1]:
+        facts = [f"{name} takes patches of {size} px" for name, size in sizes]
+        raise WorkflowError(
+            f"segment and refine cannot share patches: {', '.join(facts)}",
+            where="refine.backbone",
+            fix="Set both backbones to ones of the same patch size",
+        )
+
+
+def _backbone(spec: ModelSpec, settings: ModelSettings) -> str | None:
     """The backbone a section runs on; read from the weight files where they decide."""
     if not spec.backbones:
         return None
@@ -225,13 +295,13 @@ def _backbone(spec: ModelSpec, settings: SegmentSettings) -> str | None:
         if settings.backbone not in BACKBONES:
             raise WorkflowError(
                 f"no such backbone: {settings.backbone}",
-                where="segment.backbone",
+                where=f"{section_of(settings)}.backbone",
                 fix=f"Use one of {', '.join(spec.backbones)}",
             )
         return settings.backbone
     if settings.weights is None:
         return DEFAULT_BACKBONE
-    return (wsi_sam_plan if spec.name == "wsi-sam" else sam_plan)(settings).backbone.name
+    return _PLANS[spec.name](settings, section=section_of(settings)).backbone.name
 
 
 def _plug_ins() -> dict[str, EntryPoint]:

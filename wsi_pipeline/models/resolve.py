@@ -1,16 +1,19 @@
-"""Which files a segment section means: names, defaults and the pairing of backbone and decoders."""
+"""Which files a model section of a workflow means: names, defaults and the pairing of backbone and decoders.
+
+``section`` is the section's name, for messages.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import WeightsError, WorkflowError
-from wsi_pipeline.models.weights import locate
-from wsi_pipeline.workflow import SegmentSettings
+from wsi_pipeline.models.weights import locate, variant_of
+from wsi_pipeline.workflow import ModelSettings
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.checkpoints import Contents
@@ -28,6 +31,7 @@ class Backbone:
         weights: its catalogue entry.
         input_size: side in px of the patches it takes.
         prompt_kinds: what its published weights were trained to answer.
+        guesses: whether they were trained to guess at ambiguous prompts.
     """
 
     name: str
@@ -35,12 +39,13 @@ class Backbone:
     weights: str
     input_size: int
     prompt_kinds: frozenset[str]
+    guesses: bool = True
 
 
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
-        Backbone("lite-medsam", "lite_medsam", "lite-medsam", 256, frozenset({"box"})),
+        Backbone("lite-medsam", "lite_medsam", "lite-medsam", 256, frozenset({"box"}), guesses=False),
         Backbone("mobile-sam", "vit_t", "mobile-sam", 1024, ALL_PROMPTS),
         Backbone("vit-b", "vit_b", "sam-vit-b", 1024, ALL_PROMPTS),
         Backbone("vit-l", "vit_l", "sam-vit-l", 1024, ALL_PROMPTS),
@@ -49,6 +54,7 @@ BACKBONES: dict[str, Backbone] = {
 }
 DEFAULT_BACKBONE = "lite-medsam"
 _BY_VARIANT = {backbone.variant: backbone for backbone in BACKBONES.values()}
+_WITHOUT_BACKBONE = frozenset({"hq-decoder", "pa-decoder", "wsi-heads"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +63,53 @@ class WeightPlan:
 
     Attributes:
         backbone: the image encoder they are for.
-        files: role to file; roles are ``sam`` (backbone), ``wsi-sam`` (backbone and both decoders), ``wsi-heads``
-            (both decoders), ``high`` and ``low`` (one decoder each).
+        files: role to file. One file has the role ``sam`` (the backbone alone; what it lacks is untrained), ``hq-sam``,
+            ``pa-sam`` or ``wsi-sam`` (backbone and decoders). Decoders in files of their own have the roles
+            ``hq-decoder``, ``pa-decoder``, ``wsi-heads`` (both of WSI-SAM), or ``high`` and ``low`` (one each), and
+            come with the backbone's file as ``sam``.
     """
 
     backbone: Backbone
     files: Mapping[str, Path]
 
 
-def sam_plan(settings: SegmentSettings) -> WeightPlan:
+def sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
     """The file behind ``model: sam``.
 
     Raises:
         WorkflowError: unknown backbone, or a second decoder was given.
         WeightsError: the file is missing, unreadable, or of another kind or variant.
     """
-    if settings.weights_low is not None:
-        raise WorkflowError("model sam has one decoder", where="segment.weights_low", fix="Remove the key")
-    named = _named_backbone(settings)
-    if settings.weights is None:
-        return _default_plan(named or BACKBONES[DEFAULT_BACKBONE])
-    path = locate(settings.weights)
-    return WeightPlan(_backbone_of(_described(path, ("sam",), named), named, path), {"sam": path})
+    return _one_decoder_plan("sam", ("sam",), settings, section)
 
 
-def wsi_sam_plan(settings: SegmentSettings) -> WeightPlan:
+def hq_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
+    """The files behind ``model: hq-sam``.
+
+    Without weights, or with those of a plain SAM, the high-quality branch is untrained. ``weights`` may also be a whole
+    HQ-SAM, or its decoder alone, which goes on the backbone that its early feature belongs to: one of 160 channels on
+    MobileSAM, the published pairing, unless LiteMedSAM is named.
+
+    Raises:
+        WorkflowError, WeightsError: as ``sam_plan``.
+    """
+    return _one_decoder_plan("hq-sam", ("sam", "hq-sam", "hq-decoder"), settings, section)
+
+
+def pa_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
+    """The files behind ``model: pa-sam``.
+
+    Without weights, or with those of a plain SAM, the prompt adapter is untrained. ``weights`` may also be a whole
+    PA-SAM, or its decoder alone. Its keys do not tell the encoder it was trained on: the backbone has to be named,
+    unless the weights have a name that settles it, as the published ones do.
+
+    Raises:
+        WorkflowError, WeightsError: as ``sam_plan``.
+    """
+    return _one_decoder_plan("pa-sam", ("sam", "pa-sam", "pa-decoder"), settings, section)
+
+
+def wsi_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
     """The files behind ``model: wsi-sam``.
 
     Without decoder files both decoders are made from the backbone (untrained). ``weights`` may be the backbone, a
@@ -92,25 +120,25 @@ def wsi_sam_plan(settings: SegmentSettings) -> WeightPlan:
         WorkflowError: unknown backbone, or a low decoder without a high one.
         WeightsError: a file is missing, unreadable, swapped, or of another kind or variant.
     """
-    named = _named_backbone(settings)
+    named = _named_backbone(settings, section)
     if settings.weights is None:
         if settings.weights_low is not None:
             raise WorkflowError(
-                "names a low decoder without a high one", where="segment.weights_low", fix="Set segment.weights too"
+                "names a low decoder without a high one",
+                where=f"{section}.weights_low",
+                fix=f"Set {section}.weights too",
             )
-        return _default_plan(named or BACKBONES[DEFAULT_BACKBONE])
-    path = locate(settings.weights)
+        return _default_plan(named)
     if settings.weights_low is not None:
-        return _two_decoders(path, locate(settings.weights_low), named)
-    contents = _described(path, ("sam", "wsi-sam", "wsi-heads", "hq-decoder"), named)
-    if contents.kind == "hq-decoder":
+        return _two_decoders(settings.weights, settings.weights_low, named, section)
+    found = _find(settings.weights, ("sam", "wsi-sam", "wsi-heads", "hq-decoder"), named, section)
+    if found.kind == "hq-decoder":
         raise WeightsError(
-            "is one decoder of WSI-SAM; the low one is missing", where=path, fix="Set segment.weights_low to its file"
+            "is one decoder of WSI-SAM; the low one is missing",
+            where=found.path,
+            fix=f"Set {section}.weights_low to its file",
         )
-    backbone = _backbone_of(contents, named, path)
-    if contents.kind == "wsi-heads":
-        return WeightPlan(backbone, {"sam": locate(backbone.weights), "wsi-heads": path})
-    return WeightPlan(backbone, {contents.kind: path})
+    return _plan_of(found)
 
 
 def describe(path: Path) -> Contents:
@@ -130,44 +158,76 @@ def _describe(path: Path, size: int, mtime_ns: int) -> Contents:
     return identify(read_state_dict(path), where=path)
 
 
-def _described(path: Path, kinds: tuple[str, ...], named: Backbone | None) -> Contents:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A weight file, what it holds, and the backbone it is for."""
+
+    path: Path
+    kind: str
+    backbone: Backbone
+
+
+def _find(weights: str, kinds: tuple[str, ...], named: Backbone | None, section: str) -> _Found:
     from wsi_pipeline.models.checkpoints import expect
 
+    path = locate(weights)
     contents = describe(path)
-    expect(contents, kinds, named.variant if named else None, where=path)
-    return contents
+    known = variant_of(weights)
+    if not contents.variants and known is not None:
+        contents = replace(contents, variants=(known,))
+    fix = f"Set {section}.model and {section}.backbone to fit the file, or give the file that fits them"
+    expect(contents, kinds, named.variant if named else None, where=path, fix=fix)
+    if named is None and not contents.variants:
+        raise WeightsError(
+            f"holds {contents}, which does not say the backbone it was trained on",
+            where=path,
+            fix=f"Set {section}.backbone",
+        )
+    return _Found(path, contents.kind, named or _BY_VARIANT[contents.variants[0]])
 
 
-def _two_decoders(high: Path, low: Path, named: Backbone | None) -> WeightPlan:
+def _plan_of(found: _Found) -> WeightPlan:
+    files = {found.kind: found.path}
+    if found.kind in _WITHOUT_BACKBONE:
+        files = {"sam": locate(found.backbone.weights), **files}
+    return WeightPlan(found.backbone, files)
+
+
+def _one_decoder_plan(model: str, kinds: tuple[str, ...], settings: ModelSettings, section: str) -> WeightPlan:
+    if settings.weights_low is not None:
+        raise WorkflowError(f"model {model} has one decoder", where=f"{section}.weights_low", fix="Remove the key")
+    named = _named_backbone(settings, section)
+    if settings.weights is None:
+        return _default_plan(named)
+    return _plan_of(_find(settings.weights, kinds, named, section))
+
+
+def _two_decoders(weights: str, weights_low: str, named: Backbone | None, section: str) -> WeightPlan:
+    high, low = locate(weights), locate(weights_low)
     if high == low or ("low" in high.stem.lower() and "high" in low.stem.lower()):
         raise WeightsError(
             "high and low decoder are swapped or the same file",
             where=f"{high.name}, {low.name}",
-            fix="Set segment.weights to the high decoder and segment.weights_low to the low one",
+            fix=f"Set {section}.weights to the high decoder and {section}.weights_low to the low one",
         )
-    backbone = _backbone_of(_described(high, ("hq-decoder",), named), named, high)
-    _described(low, ("hq-decoder",), backbone)
+    backbone = _find(weights, ("hq-decoder",), named, section).backbone
+    _find(weights_low, ("hq-decoder",), backbone, section)
     return WeightPlan(backbone, {"sam": locate(backbone.weights), "high": high, "low": low})
 
 
-def _default_plan(backbone: Backbone) -> WeightPlan:
+def _default_plan(named: Backbone | None) -> WeightPlan:
+    backbone = named or BACKBONES[DEFAULT_BACKBONE]
     return WeightPlan(backbone, {"sam": locate(backbone.weights)})
 
 
-def _backbone_of(contents: Contents, named: Backbone | None, path: Path) -> Backbone:
-    if named is not None:
-        return named
-    if not contents.variants:
-        raise WeightsError("fits any backbone", where=path, fix="Set segment.backbone")
-    return _BY_VARIANT[contents.variants[0]]
-
-
-def _named_backbone(settings: SegmentSettings) -> Backbone | None:
+def _named_backbone(settings: ModelSettings, section: str) -> Backbone | None:
     if settings.backbone is None:
         return None
     try:
         return BACKBONES[settings.backbone]
     except KeyError:
         raise WorkflowError(
-            f"no such backbone: {settings.backbone}", where="segment.backbone", fix=f"Use one of {', '.join(BACKBONES)}"
+            f"no such backbone: {settings.backbone}",
+            where=f"{section}.backbone",
+            fix=f"Use one of {', '.join(BACKBONES)}",
         ) from None

@@ -82,6 +82,8 @@ class Segmenter(Protocol):
     mask_size: int
     """M: side in px of the coarse masks it takes as prompts."""
     uses_low_patch: bool
+    n_guesses: int
+    """Masks per prompt that ``decode`` gives when asked for all guesses; 1 for models that make up their mind."""
     prompt_kinds: frozenset[str]
     """Subset of ``{"box", "point", "mask"}``."""
 
@@ -89,7 +91,9 @@ class Segmenter(Protocol):
         """Embed B pairs once; the result is opaque and goes to ``decode``."""
         ...
 
-    def decode(self, embedding: Any, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+    def decode(
+        self, embedding: Any, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+    ) -> MaskBatch:
         """Answer N prompts in batches.
 
         Args:
@@ -97,6 +101,7 @@ class Segmenter(Protocol):
             prompts: the questions.
             margin: with a box prompt, decode only the box grown by this share of its size on every side
                 (the rest is background); None decodes the whole patch.
+            guesses: give ``n_guesses`` answers to each prompt, one after the other, instead of one.
         """
         ...
 
@@ -138,6 +143,33 @@ class Recogniser(Protocol):
 class Refiner(Protocol):
     """Can it be sharper?"""
 
-    def refine(self, embedding: Any, coarse: np.ndarray, image_index: np.ndarray) -> MaskBatch:
-        """Sharper masks from coarse logits (N, M, M) float32 over the whole high patch."""
+    input_size: int
+    """S: side in px of the square patches it takes."""
+    mask_size: int
+    """M: side in px of the coarse masks it takes."""
+    uses_low_patch: bool
+
+    def encode(self, pairs: PairImages) -> Any:
+        """Embed B pairs once; the result is opaque and goes to ``refine``."""
+        ...
+
+    def refine(
+        self,
+        embedding: Any,
+        coarse: np.ndarray,
+        image_index: np.ndarray,
+        *,
+        margin: float | None = None,
+        points: int = 0,
+    ) -> MaskBatch:
+        """Draw N masks again.
+
+        Args:
+            embedding: what ``encode`` returned.
+            coarse: (N, M, M) float32 logits over the whole high patch; inside above 0.
+            image_index: (N,) int64, the pair of each.
+            margin: answer only in the mask's box grown by this share of its size on every side; None for the whole
+                patch.
+            points: points on the mask's middle line to ask with besides, where the model takes points.
+        """
         ...

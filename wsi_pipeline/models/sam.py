@@ -19,10 +19,10 @@ from wsi_pipeline.models.backbones.tiny_vit import TinyViT, lite_medsam_encoder,
 from wsi_pipeline.models.backbones.vit import VIT_SIZES, ViTEncoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.mask_decoder import CHANNELS, CellWindows, MaskDecoder
+from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.preprocess import SAM_PIXELS, UNIT_PIXELS, PixelScale, pad_to_square, restore
 from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
-from wsi_pipeline.models.roles import PairImages
-from wsi_pipeline.models.segmenter import BatchedSegmenter, placed, reuse
+from wsi_pipeline.models.segmenter import BatchedSegmenter, PairEmbedding, reuse
 from wsi_pipeline.models.two_way import ImageSide
 
 Encoder = ViTEncoder | TinyViT
@@ -104,9 +104,10 @@ class Sam(nn.Module):
 
     Args:
         variant: one of ``VARIANTS``.
+        decoder: a mask decoder built on SAM's; None for SAM's own.
     """
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant, decoder: MaskDecoder | None = None) -> None:
         super().__init__()
         self.variant = variant
         self.image_encoder = variant.encoder()
@@ -116,7 +117,7 @@ class Sam(nn.Module):
             input_image_size=(variant.image_size, variant.image_size),
             mask_in_chans=16,
         )
-        self.mask_decoder = MaskDecoder()
+        self.mask_decoder = decoder or MaskDecoder()
 
     def preprocess(self, pixels: Tensor) -> Tensor:
         """Scale pixels (..., 3, h, w) 0..255 and pad them to the model's square."""
@@ -139,14 +140,14 @@ class Sam(nn.Module):
         if multimask_output and not self.variant.guesses:
             raise PromptError(f"{self.variant.name} gives one mask per prompt", fix="Ask for the single mask")
         square = torch.stack([self.preprocess(one.image) for one in inputs])
-        embeddings = self.image_encoder(square).embedding
+        seen = zip(*(part.split(1) for part in self.image_encoder(square)), strict=True)
         position = self.prompt_encoder.get_dense_pe()
         return [
-            self._answer(one, embedding.unsqueeze(0), position, multimask_output)
-            for one, embedding in zip(inputs, embeddings, strict=True)
+            self._answer(one, EncoderOutput(*image), position, multimask_output)
+            for one, image in zip(inputs, seen, strict=True)
         ]
 
-    def _answer(self, one: SamInput, embedding: Tensor, position: Tensor, multimask_output: bool) -> SamOutput:
+    def _answer(self, one: SamInput, image: EncoderOutput, position: Tensor, multimask_output: bool) -> SamOutput:
         points = None
         if one.points is not None:
             points = (one.points, one.point_labels)
@@ -154,10 +155,16 @@ class Sam(nn.Module):
         if one.masks is None:
             # the same for every prompt
             dense = dense[:1]
-        logits, iou = self.mask_decoder(embedding, position, sparse, dense, multimask_output)
+        logits, iou = self.decode(image, position, sparse, dense, multimask_output)
         resized = (one.image.shape[-2], one.image.shape[-1])
         restored = restore(logits, self.variant.image_size, resized, one.original_size)
         return SamOutput(restored > 0, iou, logits)
+
+    def decode(
+        self, image: EncoderOutput, position: Tensor, sparse: Tensor, dense: Tensor, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Masks of prompts on one image, as ``MaskDecoder.forward``."""
+        return self.mask_decoder(image.embedding, position, sparse, dense, multimask_output)
 
 
 def find_variant(name: str) -> Variant:
@@ -184,41 +191,34 @@ def build_sam(variant: str) -> Sam:
 
 
 class SamSegmenter(BatchedSegmenter):
-    """SAM, MobileSAM or LiteMedSAM as a segmenter and refiner of high patches; the low patch is not looked at.
+    """SAM, MobileSAM or LiteMedSAM as a segmenter and refiner of high patches; the low patch is not looked at."""
 
-    A single point is ambiguous and gets the best of the three guesses by predicted IoU, if the model has them.
-    """
-
-    def __init__(
-        self,
-        sam: Sam,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        decode_batch: int | None = None,
-    ) -> None:
-        super().__init__(sam, device=device, dtype=dtype, decode_batch=decode_batch)
-        self._decoder = placed(sam.mask_decoder, self.device, dtype)
-
-    def encode(self, pairs: PairImages) -> Tensor:
-        """(B, 256, 64, 64) embeddings of the high patches."""
-        return self._encode_images(pairs.high).embedding
+    def __init__(self, sam: Sam, **placement: Any) -> None:
+        super().__init__(sam, **placement)
+        self._decoder = placed(sam.mask_decoder, self.device, self.dtype)
+        self.n_guesses = len(sam.mask_decoder.guesses()) if sam.variant.guesses else 1
 
     def _answer(
         self,
-        embedding: Tensor,
+        embedding: PairEmbedding,
         images: Tensor,
         prompts: PromptTensors,
         windows: CellWindows | None,
         memo: dict[str, Any],
+        *,
+        guesses: bool,
     ) -> tuple[Tensor, Tensor]:
         embedded = embed_prompts(self._prompt_encoder, prompts)
 
         def image_side() -> ImageSide:
-            return self._decoder.image_side(embedding[images], self._position, embedded.dense)
+            return self._decoder.image_side(embedding.high.embedding[images], self._position, embedded.dense)
 
-        image = image_side() if prompts.masks is not None else reuse(memo, images, image_side)
+        image = image_side() if prompts.masks is not None else reuse(memo, "image", images, image_side)
         decoded = self._decoder.decode(image, embedded.sparse, embedded.padding)
-        ambiguous = prompts.ambiguous() if self.variant.guesses else None
-        vector, iou = self._decoder.best_vector(decoded, ambiguous)
-        return self._decoder.masks(self._decoder.upscale(decoded, windows), vector).squeeze(2), iou
+        if guesses and self.n_guesses > 1:
+            numbers = self._decoder.guesses()
+            vectors, iou = self._decoder.mask_vectors(decoded, numbers), self._decoder.iou(decoded)
+            iou = iou[..., numbers.start : numbers.stop]
+        else:
+            vectors, iou = self._decoder.best_vector(decoded, self._ambiguous(prompts, guesses=guesses))
+        return self._decoder.masks(self._decoder.upscale(decoded, windows), vectors), iou

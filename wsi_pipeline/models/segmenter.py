@@ -1,26 +1,27 @@
 """What the segmenters of the SAM family share: batching, windows, placement on a device.
 
-On a CPU images are encoded and decoded one at a time: larger batches are slower there, and an image's masks then do
-not depend on its neighbours in the batch, to the last bit. On a GPU images and prompts are batched.
+On a CPU images are decoded one at a time: larger batches are slower there, and an image's masks then do not depend on
+its neighbours in the batch, to the last bit. On a GPU images and prompts are batched.
 """
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from wsi_pipeline.errors import PromptError
-from wsi_pipeline.models.backbones.tiny_vit import TinyViT, fuse_for_inference
+from wsi_pipeline.models.coarse_prompts import prompts_of_masks
+from wsi_pipeline.models.encoding import shared_encoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.mask_decoder import PX_PER_CELL, CellWindows
-from wsi_pipeline.models.preprocess import to_tensor
+from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.prompt_embedding import PromptTensors
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
 from wsi_pipeline.models.windows import CELLS, Windows, plan_calls
@@ -32,23 +33,29 @@ MASK_SIZE = CELLS * PX_PER_CELL
 """Side in px of low-resolution masks, as prompts and before up-scaling."""
 BACKGROUND_LOGIT = -32.0
 """The logit of px that surely are background because they lie outside a prompt's window."""
-_ENCODE_BATCH = {"cpu": 1, "cuda": 8}
 _DECODE_BATCH = {"cpu": 8, "cuda": 64}
 _IMAGES_PER_CALL = {"cpu": 1, "cuda": 16}
 
-Module = TypeVar("Module", bound=nn.Module)
 
+@dataclass(frozen=True, slots=True)
+class PairEmbedding:
+    """B encoded pairs.
 
-def placed(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
-    """The module on a device in a dtype; a copy unless it is there already."""
-    first = next(module.parameters())
-    if first.device == device and first.dtype == dtype:
-        return module
-    return copy.deepcopy(module).to(device=device, dtype=dtype)
+    Attributes:
+        high: the high patches' encoder output.
+        low: the low patches', or None where the model does not look at them.
+        context_factor: how much farther the low patches see.
+        guide: what a model needs of the high patches' pixels besides; None for most.
+    """
+
+    high: EncoderOutput
+    low: EncoderOutput | None
+    context_factor: float
+    guide: Any = None
 
 
 class BatchedSegmenter(ABC):
-    """Base of the segmenters; a subclass says what an embedding is and how prompts on it are answered.
+    """Base of the segmenters; a subclass says how prompts on an embedding are answered.
 
     Weights are read when the segmenter is made; the given model is not changed, and later changes of it may or may
     not be seen.
@@ -58,10 +65,13 @@ class BatchedSegmenter(ABC):
         device: where to compute.
         dtype: what to compute in; coordinates and results stay float32.
         decode_batch: most prompts of an image decoded at once; None for what suits the device.
+        multimask: whether a prompt's mask is the best of three guesses by predicted IoU instead of the single mask;
+            None: for single points, which are ambiguous. Models that have no guesses give the single mask.
     """
 
     uses_low_patch = False
     mask_size = MASK_SIZE
+    n_guesses = 1
 
     def __init__(
         self,
@@ -70,33 +80,51 @@ class BatchedSegmenter(ABC):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         decode_batch: int | None = None,
+        multimask: bool | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.dtype = dtype
         self.variant = sam.variant
         self.input_size = sam.variant.image_size
         self.prompt_kinds = sam.variant.prompt_kinds
-        kind = self.device.type if self.device.type in _ENCODE_BATCH else "cuda"
-        self._encode_batch = _ENCODE_BATCH[kind]
+        self._multimask = multimask
+        kind = self.device.type if self.device.type in _DECODE_BATCH else "cuda"
         self._decode_batch = decode_batch or _DECODE_BATCH[kind]
         self._images_per_call = _IMAGES_PER_CALL[kind]
-        encoder = sam.image_encoder
-        fused = fuse_for_inference(encoder) if isinstance(encoder, TinyViT) else encoder
-        self._image_encoder = placed(fused, self.device, dtype)
+        self.encoder = shared_encoder(
+            sam.image_encoder, sam.variant.pixels, self.input_size, device=self.device, dtype=dtype
+        )
         # coordinates need float32 whatever the rest computes in
         self._prompt_encoder = placed(sam.prompt_encoder, self.device, torch.float32)
         with torch.inference_mode():
             self._position = self._prompt_encoder.get_dense_pe()[0]
 
-    @abstractmethod
-    def encode(self, pairs: PairImages) -> Any:
-        """Embed B pairs once."""
+    def encode(self, pairs: PairImages) -> PairEmbedding:
+        """Embed B pairs once; the low patches only where the model looks at them.
+
+        Raises:
+            ValueError: it does, and they are missing; or patches of another size.
+        """
+        if not self.uses_low_patch:
+            (high,) = self.encoder.encode(pairs.high)
+            return PairEmbedding(high, None, pairs.context_factor)
+        if pairs.low is None:
+            raise ValueError("the model looks at pairs of patches; the low ones are missing")
+        high, low = self.encoder.encode(pairs.high, pairs.low)
+        return PairEmbedding(high, low, pairs.context_factor)
 
     @abstractmethod
     def _answer(
-        self, embedding: Any, images: Tensor, prompts: PromptTensors, windows: CellWindows | None, memo: dict[str, Any]
+        self,
+        embedding: PairEmbedding,
+        images: Tensor,
+        prompts: PromptTensors,
+        windows: CellWindows | None,
+        memo: dict[str, Any],
+        *,
+        guesses: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Answer P prompts on each of b images.
+        """Answer P prompts on each of b images with K masks each.
 
         Args:
             embedding: what ``encode`` returned.
@@ -104,29 +132,22 @@ class BatchedSegmenter(ABC):
             prompts: (b, P) prompts.
             windows: cells to draw; None for all.
             memo: a place for what the next call on the same images can use; ``reuse`` does the bookkeeping.
+            guesses: whether K is ``n_guesses``, else it is 1.
 
         Returns:
-            (b, P, 4h', 4w') float32 logits and (b, P) float32 predicted IoU.
+            (b, P, K, 4h', 4w') float32 logits and (b, P, K) float32 predicted IoU.
         """
 
-    @torch.inference_mode()
-    def _encode_images(self, images: np.ndarray) -> EncoderOutput:
-        """Embed (B, S, S, 3) uint8 RGB patches."""
-        size = self.input_size
-        if images.shape[1:] != (size, size, 3):
-            raise ValueError(f"patches of shape {images.shape[1:]} for a model that takes {(size, size, 3)}")
-        outputs = [
-            self._encode_some(images[start : start + self._encode_batch])
-            for start in range(0, len(images), self._encode_batch)
-        ]
-        return EncoderOutput(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
-
-    def _encode_some(self, images: np.ndarray) -> EncoderOutput:
-        pixels = self.variant.pixels.apply(to_tensor(images, self.device))
-        return self._image_encoder(pixels.to(self.dtype))
+    def _ambiguous(self, prompts: PromptTensors, *, guesses: bool) -> Tensor | None:
+        """(b, P) bool: prompts whose mask is the best of three guesses; None for none."""
+        if self._multimask is None and not guesses:
+            return prompts.ambiguous() if self.variant.guesses else None
+        return prompts.all_of_them() if self.variant.guesses and self._multimask is not False else None
 
     @torch.inference_mode()
-    def decode(self, embedding: Any, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
+    def decode(
+        self, embedding: PairEmbedding, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+    ) -> MaskBatch:
         """Answer N prompts.
 
         Args:
@@ -134,6 +155,7 @@ class BatchedSegmenter(ABC):
             prompts: the questions, in px of the high patch.
             margin: with a box prompt, decode only a window that holds the box grown by this share of its size on
                 every side; None decodes the whole patch.
+            guesses: give ``n_guesses`` masks for each prompt, one after the other, instead of one.
 
         Returns:
             Windows of one size; px that one prompt's own window does not reach are ``BACKGROUND_LOGIT``.
@@ -150,31 +172,40 @@ class BatchedSegmenter(ABC):
             windows = Windows.whole(n)
         else:
             windows = Windows.around(prompts.boxes, margin, self.input_size)
-        canvas = _Canvas(windows, self.input_size)
+        answers = self.n_guesses if guesses else 1
+        canvas = _Canvas(windows.repeated(answers), self.input_size)
         memo: dict[str, Any] = {}
         # a mask changes the image's tokens, so such a prompt has an image of its own
         chunk, images = self._decode_batch if prompts.masks is None else 1, self._images_per_call
         for call in plan_calls(prompts.image_index, windows.side, chunk, images):
             tensors = PromptTensors.of(prompts, call.rows, self.device)
             index = torch.from_numpy(call.images).to(self.device)
-            logits, iou = self._answer(embedding, index, tensors, self._cells(windows, call.rows), memo)
-            rows = call.rows.ravel()
-            canvas.put(rows, logits.flatten(0, 1), iou.flatten())
+            cells = self._cells(windows, call.rows)
+            logits, iou = self._answer(embedding, index, tensors, cells, memo, guesses=guesses)
+            rows = answers * call.rows.reshape(-1, 1) + np.arange(answers)
+            canvas.put(rows.ravel(), logits.flatten(0, 2), iou.flatten())
         return canvas.masks()
 
-    def refine(self, embedding: Any, coarse: np.ndarray, image_index: np.ndarray) -> MaskBatch:
+    def refine(
+        self,
+        embedding: PairEmbedding,
+        coarse: np.ndarray,
+        image_index: np.ndarray,
+        *,
+        margin: float | None = None,
+        points: int = 0,
+    ) -> MaskBatch:
         """Sharper masks from coarse logits (N, M, M) over the whole high patch, M = ``mask_size``.
 
-        The model is asked with the mask's bounding box, and with the mask itself if it knows mask prompts. A mask
-        without any px above 0 stays empty.
+        The model is asked with the mask's bounding box, with points on its middle line and with the mask itself, as
+        far as it knows such prompts. A mask without any px above 0 stays empty.
         """
-        inside = coarse > 0
-        filled = inside.any(axis=(1, 2))
-        boxes = _bounding_boxes(inside) * (self.input_size / self.mask_size)
-        masks = coarse.astype(np.float32) if "mask" in self.prompt_kinds else None
-        answer = self.decode(embedding, PromptBatch(np.asarray(image_index, np.int64), boxes=boxes, masks=masks))
-        answer.logits[~filled] = BACKGROUND_LOGIT
-        answer.iou[~filled] = 0
+        px = self.input_size / self.mask_size
+        prompts = prompts_of_masks(coarse, image_index, self.prompt_kinds, px=px, points=points)
+        answer = self.decode(embedding, prompts, margin=margin)
+        empty = ~(coarse > 0).any(axis=(1, 2))
+        answer.logits[empty] = BACKGROUND_LOGIT
+        answer.iou[empty] = 0
         return answer
 
     def _check(self, prompts: PromptBatch) -> None:
@@ -202,13 +233,14 @@ class BatchedSegmenter(ABC):
 Value = TypeVar("Value")
 
 
-def reuse(memo: dict[str, Any], images: Tensor, compute: Callable[[], Value]) -> Value:
-    """``compute()``, or what it gave for the same images the last time."""
+def reuse(memo: dict[str, Any], name: str, images: Tensor, compute: Callable[[], Value]) -> Value:
+    """``compute()``, or what it gave under that name for the same images the last time."""
     key = images.tolist()
-    if memo.get("images") != key:
-        memo["value"] = compute()
-        memo["images"] = key
-    return memo["value"]
+    of_images, value = memo.get(name, (None, None))
+    if of_images != key:
+        value = compute()
+        memo[name] = key, value
+    return value
 
 
 class _Canvas:
@@ -253,15 +285,3 @@ class _Canvas:
         px = torch.arange(side, device=logits.device)
         n = torch.arange(len(rows), device=logits.device)
         return logits[n[:, None, None], (first[:, 1:] + px)[:, :, None], (first[:, :1] + px)[:, None, :]]
-
-
-def _bounding_boxes(masks: np.ndarray) -> np.ndarray:
-    """(N, 4) float32 x0, y0, x1, y1 at px corners of masks (N, H, W) bool; the whole map for an empty mask."""
-    n, height, width = masks.shape
-    boxes = np.empty((n, 4), np.float32)
-    for axis, (first, last, length) in {1: (0, 2, width), 2: (1, 3, height)}.items():
-        hit = np.asarray(masks.any(axis=axis))
-        empty = ~hit.any(axis=1)
-        boxes[:, first] = np.where(empty, 0, hit.argmax(axis=1))
-        boxes[:, last] = np.where(empty, length, length - hit[:, ::-1].argmax(axis=1))
-    return boxes

@@ -8,6 +8,7 @@ moved to the prompt's side, which is exact:
 * image to token: likewise, and what is written back to an image token is a product of rank heads x tokens.
 
 In the first layer the image tokens do not depend on the prompt yet; their projections are made once per image.
+The steps are methods, so that a decoder can put its own between them.
 
 Layout: B images, P prompts each, T prompt tokens, N image tokens, C = 256 channels, H heads.
 """
@@ -15,7 +16,7 @@ Layout: B images, P prompts each, T prompt tokens, N image tokens, C = 256 chann
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
@@ -32,6 +33,7 @@ class ImageSide(NamedTuple):
         position: (N, C), dense position code.
         key, value: (B, H, N, C'), the first layer's projections for the tokens' look at the image.
         query: (B, H, N, C'), the first layer's projection for the image's look at the tokens.
+        guide: what a decoder's own steps need of the images besides; None for most.
     """
 
     tokens: Tensor
@@ -39,6 +41,27 @@ class ImageSide(NamedTuple):
     key: Tensor
     value: Tensor
     query: Tensor
+    guide: Any = None
+
+
+class Exchange(NamedTuple):
+    """Tokens and image between two steps of the transformer.
+
+    Attributes:
+        queries: (B, P, T, C), the tokens.
+        codes: (B, P, T, C), their position codes: the tokens as they came in.
+        image: (B, P, N, C) image tokens.
+        placed: image plus position.
+        position: (N, C), dense position code.
+        padding: (B, P, T) bool, True for tokens that must not be seen by anything; None when there are none.
+    """
+
+    queries: Tensor
+    codes: Tensor
+    image: Tensor
+    placed: Tensor
+    position: Tensor
+    padding: Tensor | None
 
 
 def _heads(attention: Attention, x: Tensor) -> Tensor:
@@ -55,7 +78,7 @@ def _per_head(attention: Attention, weight: Tensor) -> Tensor:
     return weight.unflatten(0, (attention.num_heads, -1))
 
 
-def _look_at_image(attention: Attention, query: Tensor, x: Tensor, x_at: Tensor) -> Tensor:
+def look_at_image(attention: Attention, query: Tensor, x: Tensor, x_at: Tensor) -> Tensor:
     """Tokens attend to image tokens.
 
     Args:
@@ -135,18 +158,43 @@ class TwoWayTransformer(OfficialTwoWayTransformer):
         Returns:
             (B, P, T, C) tokens and (B, P, N, C) image tokens.
         """
+        state = self.start(image, tokens, padding)
+        for number in range(1, self.depth):
+            state = self.converse(number, state)
+            state = state._replace(queries=state.queries + self.look(number, state))
+            state = self.settle(number, state)
+        return self.finish(state), state.image
+
+    def start(self, image: ImageSide, tokens: Tensor, padding: Tensor | None = None) -> Exchange:
+        """The first layer, for the arguments of ``forward``."""
         queries = self._first_layer_tokens(image, tokens, padding)
         x = self._first_layer_image(image, queries, tokens, padding)
-        for number in range(1, self.depth):
-            layer = self._layer(number)
-            x_at = x + image.position
-            queries = self._self_attend(layer, queries, tokens, padding)
-            seen = _look_at_image(layer.cross_attn_token_to_image, queries + tokens, x, x_at)
-            queries = self._think(layer, queries + seen)
-            x = self._write_back(layer, queries, tokens, x, x_at, padding)
+        return Exchange(queries, tokens, x, x + image.position, image.position, padding)
+
+    def converse(self, number: int, state: Exchange) -> Exchange:
+        """A later layer's first step: the tokens attend to each other."""
+        layer = self._layer(number)
+        placed = state.queries + state.codes
+        heard = _attend_among(layer.self_attn, placed, state.queries, state.padding)
+        return state._replace(queries=layer.norm1(state.queries + heard))
+
+    def look(self, number: int, state: Exchange) -> Tensor:
+        """A later layer's second step: what the tokens see of the image, (B, P, T, C), to be added to them."""
+        attention = self._layer(number).cross_attn_token_to_image
+        return look_at_image(attention, state.queries + state.codes, state.image, state.placed)
+
+    def settle(self, number: int, state: Exchange) -> Exchange:
+        """A later layer's rest: the tokens think about what they saw, and the image attends to them."""
+        layer = self._layer(number)
+        queries = self._think(layer, state.queries)
+        x = self._write_back(layer, queries, state.codes, state.image, state.placed, state.padding)
+        return state._replace(queries=queries, image=x, placed=x + state.position)
+
+    def finish(self, state: Exchange) -> Tensor:
+        """After all layers the tokens (B, P, T, C) look at the image once more."""
         final = self.final_attn_token_to_image
-        queries = queries + _look_at_image(final, queries + tokens, x, x + image.position)
-        return self.norm_final_attn(queries), x
+        seen = look_at_image(final, state.queries + state.codes, state.image, state.placed)
+        return self.norm_final_attn(state.queries + seen)
 
     def _layer(self, number: int) -> TwoWayAttentionBlock:
         layer = self.layers[number]
@@ -169,11 +217,6 @@ class TwoWayTransformer(OfficialTwoWayTransformer):
         logits = logits.unflatten(2, (p, t)).transpose(1, 2)
         written = _write_back(attention, logits, queries, image.tokens.unsqueeze(1), padding)
         return layer.norm4(written)
-
-    @staticmethod
-    def _self_attend(layer: TwoWayAttentionBlock, queries: Tensor, tokens: Tensor, padding: Tensor | None) -> Tensor:
-        placed = queries + tokens
-        return layer.norm1(queries + _attend_among(layer.self_attn, placed, queries, padding))
 
     @staticmethod
     def _think(layer: TwoWayAttentionBlock, queries: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +25,11 @@ from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models.download import Progress, download, hash_file
 
 STORE_VARIABLE = "WSI_PIPELINE_WEIGHTS"
+NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
+"""What a weight file may be called; everything else is a path."""
 
 Variant = Literal["lite_medsam", "vit_t", "vit_b", "vit_l", "vit_h"]
-Kind = Literal["sam", "wsi-sam", "wsi-heads", "hq-decoder"]
+Kind = Literal["sam", "hq-sam", "pa-sam", "wsi-sam", "wsi-heads", "hq-decoder", "pa-decoder"]
 
 
 class WeightFile(BaseModel):
@@ -36,7 +39,8 @@ class WeightFile(BaseModel):
         name: how workflows and commands call it.
         system: the published system it belongs to.
         variant: image encoder it holds or fits.
-        kind: whole SAM, whole WSI-SAM, a pair of WSI-SAM decoders, or one HQ-style decoder.
+        kind: a whole SAM, HQ-SAM, PA-SAM or WSI-SAM, a pair of WSI-SAM decoders, or one decoder of HQ-SAM (WSI-SAM's
+            are of the same kind) or PA-SAM.
         where: embedded in an installed package, download, by path, or built at load time.
         url: address for ``download``.
         package: distribution that carries an ``embedded`` file.
@@ -48,7 +52,7 @@ class WeightFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=NAME.pattern)
     system: str
     variant: Variant
     kind: Kind
@@ -142,7 +146,24 @@ def stored_files() -> dict[str, StoredFile]:
 
 def is_known(name: str) -> bool:
     """Whether a weight file is called that, in the catalogue or in the store."""
-    return name in catalogue() or (store_folder() / f"{name}.json").is_file()
+    return name in catalogue() or _description(name) is not None
+
+
+def variant_of(name: str) -> Variant | None:
+    """The image encoder that the weights of that name are for.
+
+    A file may fit encoders it was not trained on, so its name can know more than its keys.
+
+    Returns:
+        None for paths, and where a name does not settle it.
+
+    Raises:
+        WeightsError: the description in the store is damaged.
+    """
+    if name in catalogue():
+        return catalogue()[name].variant
+    description = _description(name)
+    return None if description is None else _read_stored(description).variant
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -256,8 +277,8 @@ def _locate_named(name: str) -> Path:
 
 def _expected(name: str, path: Path) -> str | None:
     """The digest the file behind a name must have; None where nothing is known."""
-    description = store_folder() / f"{name}.json"
-    if path.name == f"{name}.safetensors" and description.is_file():
+    description = _description(name)
+    if description is not None and path.name == f"{name}.safetensors":
         return _read_stored(description).sha256
     entry = catalogue().get(name)
     if entry is not None and entry.where == "built":
@@ -276,6 +297,13 @@ def _packaged(entry: WeightFile) -> Path | None:
             path = Path(str(item.locate()))
             return path if path.is_file() else None
     return None
+
+
+def _description(name: str) -> Path | None:
+    """The description of an imported file, if one is called that."""
+    path = store_folder() / f"{name}.json"
+    # the path of a weight file that happens to lie beside a .json is still a path
+    return path if NAME.match(name) and path.is_file() else None
 
 
 def _read_stored(path: Path) -> StoredFile:

@@ -53,6 +53,10 @@ class Windows:
         start = np.clip(np.floor(middle - side[:, None] / 2), 0, CELLS - side[:, None])
         return cls(start.astype(np.int64), side.astype(np.int64))
 
+    def repeated(self, times: int) -> Windows:
+        """Every window so many times, one after the other."""
+        return Windows(self.start.repeat(times, axis=0), self.side.repeat(times))
+
     def drawn(self) -> Windows:
         """The windows that have to be drawn to be right inside these."""
         side = np.minimum(self.side + 2 * HALO, CELLS)

@@ -11,7 +11,6 @@ So of the low branch only the token is needed: neither up-scaling nor mask featu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,11 +19,11 @@ from torch import Tensor, nn
 from wsi_pipeline.models.hq_decoder import HqMaskDecoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.mask_decoder import CellWindows
+from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.preprocess import restore
 from wsi_pipeline.models.prompt_embedding import EmbeddedPrompts, PromptTensors, embed_prompts
-from wsi_pipeline.models.roles import PairImages
 from wsi_pipeline.models.sam import Sam, Variant, find_variant
-from wsi_pipeline.models.segmenter import BatchedSegmenter, placed, reuse
+from wsi_pipeline.models.segmenter import BatchedSegmenter, PairEmbedding, reuse
 from wsi_pipeline.models.two_way import ImageSide
 
 
@@ -45,8 +44,8 @@ class WsiMasks(NamedTuple):
     """Masks of P prompts on each of B pairs.
 
     Attributes:
-        masks: (B, P, 4h', 4w') float32 logits on the high patch.
-        iou: (B, P) IoU that the high branch predicts for its SAM mask.
+        masks: (B, P, 1, 4h', 4w') float32 logits on the high patch.
+        iou: (B, P, 1) IoU that the high branch predicts for its SAM mask.
     """
 
     masks: Tensor
@@ -98,12 +97,9 @@ class DualDecoder(nn.Module):
             windows: cells to draw; None for all.
         """
         decoded = self.high.decode(pair.high, high.sparse, high.padding)
-        vector, iou = self.high.best_vector(decoded, ambiguous)
         token = self.high.token_vector(decoded)
         token = token + self.low.token_vector(self.low.decode(pair.low, low.sparse, low.padding))
-        upscaled = self.high.upscale(decoded, windows)
-        masks = self.high.masks(upscaled, vector) + self.high.hq_masks(upscaled, pair.features, token, windows)
-        return WsiMasks(masks.squeeze(2), iou)
+        return WsiMasks(*self.high.draw(decoded, pair.features, token, ambiguous=ambiguous, windows=windows))
 
 
 class WsiSam(nn.Module):
@@ -151,7 +147,7 @@ class WsiSam(nn.Module):
         both = DualDecoder(self.high, self.low)
         pair = both.prepare(seen_high, seen_low.embedding, position, (asked_high.dense, asked_low.dense))
         ambiguous = asked_high.sparse.new_ones(asked_high.sparse.shape[:2], dtype=torch.bool) if multimask else None
-        masks = both(pair, asked_high, asked_low, ambiguous=ambiguous).masks
+        masks = both(pair, asked_high, asked_low, ambiguous=ambiguous).masks.squeeze(2)
         return restore(masks, size, (size, size), (size, size))
 
 
@@ -164,35 +160,10 @@ def build_wsi_sam(variant: str) -> WsiSam:
     return WsiSam(find_variant(variant)).eval()
 
 
-@torch.no_grad()
 def init_wsi_head(wsi: WsiSam) -> None:
-    """Make untrained decoders answer exactly as SAM's own.
-
-    Both start from ``wsi.sam.mask_decoder``. The last layer of ``hf_mlp`` is zero, so the high-quality branch adds
-    nothing until it is trained, and its token is hidden from SAM's tokens, whose masks it would change.
-    """
-    own = wsi.sam.mask_decoder.state_dict()
+    """Make untrained decoders answer exactly as SAM's own, see ``HqMaskDecoder.start_from``."""
     for decoder in (wsi.high, wsi.low):
-        decoder.load_state_dict({**decoder.state_dict(), **own})
-        decoder.extra_tokens_visible = False
-        last = decoder.hf_mlp.layers[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
-
-@dataclass(frozen=True, slots=True)
-class PairEmbedding:
-    """Encoded pairs.
-
-    Attributes:
-        high: the high patches' encoder output.
-        low: (B, 256, 64, 64), the low patches' embedding.
-        context_factor: how much farther the low patches see.
-    """
-
-    high: EncoderOutput
-    low: Tensor
-    context_factor: float
+        decoder.start_from(wsi.sam.mask_decoder)
 
 
 class WsiSamSegmenter(BatchedSegmenter):
@@ -200,35 +171,18 @@ class WsiSamSegmenter(BatchedSegmenter):
 
     Args:
         wsi: the model.
-        device, dtype, decode_batch: as in ``BatchedSegmenter``.
         strict: round the low patch's coordinates as the published inference does.
+        placement: as of ``BatchedSegmenter``.
     """
 
     uses_low_patch = True
 
-    def __init__(
-        self,
-        wsi: WsiSam,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        decode_batch: int | None = None,
-        strict: bool = False,
-    ) -> None:
-        super().__init__(wsi.sam, device=device, dtype=dtype, decode_batch=decode_batch)
-        self._decoders = DualDecoder(placed(wsi.high, self.device, dtype), placed(wsi.low, self.device, dtype))
+    def __init__(self, wsi: WsiSam, *, strict: bool = False, **placement: Any) -> None:
+        super().__init__(wsi.sam, **placement)
+        self._decoders = DualDecoder(
+            placed(wsi.high, self.device, self.dtype), placed(wsi.low, self.device, self.dtype)
+        )
         self._strict = strict
-
-    def encode(self, pairs: PairImages) -> PairEmbedding:
-        """Embed both patches of B pairs.
-
-        Raises:
-            ValueError: the pairs have no low patches.
-        """
-        if pairs.low is None:
-            raise ValueError("WSI-SAM looks at pairs of patches; the low ones are missing")
-        high = self._encode_images(pairs.high)
-        return PairEmbedding(high, self._encode_images(pairs.low).embedding, pairs.context_factor)
 
     def _answer(
         self,
@@ -237,14 +191,17 @@ class WsiSamSegmenter(BatchedSegmenter):
         prompts: PromptTensors,
         windows: CellWindows | None,
         memo: dict[str, Any],
+        *,
+        guesses: bool,
     ) -> tuple[Tensor, Tensor]:
         moved = prompts.in_low_patch(self.input_size, embedding.context_factor, floor=self._strict)
         high, low = (embed_prompts(self._prompt_encoder, p) for p in (prompts, moved))
 
         def prepare() -> PairSide:
+            assert embedding.low is not None
             seen = EncoderOutput(embedding.high.embedding[images], embedding.high.early[images])
-            return self._decoders.prepare(seen, embedding.low[images], self._position, (high.dense, low.dense))
+            context = embedding.low.embedding[images]
+            return self._decoders.prepare(seen, context, self._position, (high.dense, low.dense))
 
-        pair = prepare() if prompts.masks is not None else reuse(memo, images, prepare)
-        ambiguous = prompts.ambiguous() if self.variant.guesses else None
-        return self._decoders(pair, high, low, ambiguous=ambiguous, windows=windows)
+        pair = prepare() if prompts.masks is not None else reuse(memo, "pair", images, prepare)
+        return self._decoders(pair, high, low, ambiguous=self._ambiguous(prompts, guesses=guesses), windows=windows)

@@ -16,7 +16,7 @@ _POINTS = 256
 
 
 class PointGrid:
-    """A ``Prompter`` that asks everywhere on tissue, at points ``spacing`` µm apart.
+    """A ``Prompter`` that asks everywhere on tissue, at the points of ``grid_points``.
 
     Its detections are points without an extent: ``boxes`` is all NaN and ``scores`` is all 1.
     """
@@ -30,12 +30,36 @@ class PointGrid:
 
     def _detect_one(self, image: np.ndarray, mpp: float) -> Detections:
         height, width = image.shape[:2]
-        spacing = max(1.0, self.settings.spacing / mpp)
-        x, y = np.meshgrid(_positions(width, spacing), _positions(height, spacing))
-        points = np.stack([x.ravel(), y.ravel()], axis=-1)
+        points, spacing = grid_points(self.settings, (width, height), mpp)
         points = points[has_stain(image, points, round(spacing / 2))].astype(np.float32)
         boxes = np.full((len(points), 4), np.nan, np.float32)
         return Detections(boxes, np.ones(len(points), np.float32), points)
+
+
+def grid_points(
+    settings: GridPrompts, size: tuple[float, float], mpp: float, *, layer: int = 0
+) -> tuple[np.ndarray, float]:
+    """The points of a patch, whether on tissue or not, row by row, and how far apart they are.
+
+    Args:
+        settings: a distance in µm, or a number of points per side.
+        size: (width, height) px of the patch.
+        mpp: µm per px of the tile. A crop of a tile has the tile's grid on its own, finer px.
+        layer: of crops; ``crop_n_points_downscale_factor`` thins its points out.
+
+    Returns:
+        (N, 2) float64 x and y, px, and a number of px.
+    """
+    thinner = settings.crop_n_points_downscale_factor**layer
+    if settings.points_per_side is None:
+        spacing = max(1.0, thinner * settings.spacing / mpp)
+        along = [_positions(length, spacing) for length in size]
+    else:
+        count = max(1, settings.points_per_side // thinner)
+        spacing = max(size) / count
+        along = [(np.arange(count) + 0.5) * length / count for length in size]
+    x, y = np.meshgrid(*along)
+    return np.stack([x.ravel(), y.ravel()], axis=-1), spacing
 
 
 def has_stain(image: np.ndarray, points: np.ndarray, window: int) -> np.ndarray:
@@ -63,7 +87,7 @@ def has_stain(image: np.ndarray, points: np.ndarray, window: int) -> np.ndarray:
     return (np.ptp(mean, axis=1) > _LEAST_COLOUR) | (mean.mean(axis=1) > _LEAST_DENSITY)
 
 
-def _positions(length: int, spacing: float) -> np.ndarray:
+def _positions(length: float, spacing: float) -> np.ndarray:
     """Points ``spacing`` apart, the same distance from both ends of a side of ``length`` px."""
     count = max(1, int(length / spacing))
     return (length - (count - 1) * spacing) / 2 + spacing * np.arange(count)

@@ -42,6 +42,7 @@ class RunOptions:
         workers, threads, scheduler: see ``run.cluster.connect``.
         overwrite: whether results of another workflow may be replaced.
         keep_scratch: whether the intermediate files of finished slides stay.
+        embeddings: folder to keep embeddings in, for later runs; None for not at all.
     """
 
     output: Path
@@ -53,6 +54,7 @@ class RunOptions:
     scheduler: str | None = None
     overwrite: bool = False
     keep_scratch: bool = False
+    embeddings: Path | None = None
 
 
 def run_archive(
@@ -66,15 +68,21 @@ def run_archive(
     Raises:
         WsiPipelineError: nothing could be started (no slides, unusable output folder, unknown model, …).
     """
-    from wsi_pipeline.models.registry import check_prompts, weights_of
+    from wsi_pipeline.models.registry import check_models, weights_of
     from wsi_pipeline.slides.slide import find_slides
 
     paths = [Path(os.path.abspath(path)) for path in find_slides(slides)]
-    options = replace(options, output=Path(os.path.abspath(options.output)))  # workers may live in another folder
+    # workers may live in another folder
+    options = replace(
+        options,
+        output=Path(os.path.abspath(options.output)),
+        embeddings=None if options.embeddings is None else Path(os.path.abspath(options.embeddings)),
+    )
     weights: list[dict[str, Any]] = []
-    if workflow.segment is not None and workflow.prompts is not None:
-        check_prompts(workflow.segment, workflow.prompts)
-        weights = weights_of(workflow.segment)
+    check_models(workflow)
+    for stage, settings in (("segment", workflow.segment), ("refine", workflow.refine)):
+        if settings is not None:
+            weights += [{"stage": stage} | facts for facts in weights_of(settings)]
     prompt_files = _prompt_files(paths, workflow, options)
     ledger = _open_output(options.output, workflow, overwrite=options.overwrite)
     reporter = reporter or reporter_for()
@@ -84,7 +92,7 @@ def run_archive(
             _logged(reporter),
             connect(options.scheduler, workers=options.workers, threads=options.threads) as client,
         ):
-            model = _prepare_model(client, workflow, options.output)
+            model = _prepare_models(client, workflow, options.output)
             write_json(
                 options.output / "run.json",
                 {
@@ -101,11 +109,12 @@ def run_archive(
                 reporter=reporter,
                 workflow=workflow,
                 weights=weights,
-                dtype=model.get("dtype", "fp32"),
+                dtypes=model.get("dtypes", {}),
                 input_size=model.get("input_size", 0),
                 threads=options.threads,
                 roi=options.roi,
                 keep_scratch=options.keep_scratch,
+                embeddings=options.embeddings,
             )
             ids = _assign_ids(paths, ledger, reporter)
             reporter.slides(len(paths))
@@ -149,17 +158,17 @@ def _run_isolated(task: SlideTask, context: RunContext) -> None:
     context.reporter.finish(task.id, "failed", reason=reason)
 
 
-def _prepare_model(client: Any, workflow: Workflow, output: Path) -> dict[str, Any]:
-    """Have a worker build the model and choose its precision; a resumed run keeps the choice it began with."""
-    if workflow.segment is None:
+def _prepare_models(client: Any, workflow: Workflow, output: Path) -> dict[str, Any]:
+    """Have a worker build the models and choose their precision; a resumed run keeps the choice it began with."""
+    if workflow.segment is None and workflow.refine is None:
         return {}
-    from wsi_pipeline.run.job import prepare_model
+    from wsi_pipeline.run.shared import prepare_models
 
     earlier = read_json(output / "run.json") or {}
     same = earlier.get("workflow") == workflow.model_dump(mode="json", by_alias=True)
-    dtype = earlier.get("model", {}).get("dtype") if same else None
+    dtypes = earlier.get("model", {}).get("dtypes", {}) if same else {}
     # asked of a worker: that is where the model will run, and it keeps torch out of the coordinator
-    facts: dict[str, Any] = client.submit(prepare_model, workflow.segment, dtype, pure=False).result()
+    facts: dict[str, Any] = client.submit(prepare_models, workflow, dtypes, pure=False).result()
     return facts
 
 

@@ -1,30 +1,26 @@
 """What a worker needs to know about one slide, and what it keeps between tasks.
 
-A job is small and travels with every task; the slide handle, the plan and the model live once per worker
-process and are found again by it.
+A job is small and travels with every task; the slide handle and the plan live once per worker process and are found
+again by it. So do models, see ``shared``.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsi_pipeline.arrays import load_arrays, save_arrays
 from wsi_pipeline.geometry import PixelGrid
-from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch, Segmenter
 from wsi_pipeline.segment.objects import ObjectBatch
 from wsi_pipeline.slides.info import SlideInfo
 from wsi_pipeline.stitching.ids import object_ids
 from wsi_pipeline.tiling.plan import TilePlan
-from wsi_pipeline.workflow import SegmentSettings, Workflow
+from wsi_pipeline.workflow import Workflow
 
 if TYPE_CHECKING:
     from wsi_pipeline.slides.slide import Slide
@@ -41,25 +37,27 @@ class SlideJob:
         info: the slide.
         mpp: µm per level-0 px that the user gave, or None.
         workflow: what to do.
-        dtype: precision of the model, ``fp32`` or ``bf16``; decided once for a run.
+        dtypes: precision of the model of each stage, ``fp32`` or ``bf16``; decided once for a run.
         fingerprint: of everything the results follow from.
         identity: of what decides which objects there are, and no more: their ids are made from it.
         grid: the working grid.
         classes: class names; an object's class id is an index into them, and 0 is no class.
         scratch: folder of intermediate files.
         output: folder of the slide's results.
+        embeddings: folder of kept embeddings, or None.
     """
 
     info: SlideInfo
     mpp: float | None
     workflow: Workflow
-    dtype: str
+    dtypes: Mapping[str, str]
     fingerprint: str
     identity: str
     grid: PixelGrid
     classes: tuple[str | None, ...]
     scratch: Path
     output: Path
+    embeddings: Path | None = None
 
     def open(self) -> Slide:
         """This process's handle of the slide."""
@@ -217,88 +215,3 @@ def objects_of(job: SlideJob) -> ObjectFacts:
 def pyramid_of(job: SlideJob) -> MaskPyramid:
     """This process's handle of the job's mask pyramid."""
     return _open_pyramid(job.pyramid, job.fingerprint)
-
-
-@dataclass
-class ModelClock:
-    """Time one task spent on the model: ``seconds`` in it, ``spent`` with the wait for it."""
-
-    seconds: float = 0.0
-    spent: float = 0.0
-
-
-@dataclass
-class SharedSegmenter:
-    """One model for all threads of a worker: one thread infers while the others read and write."""
-
-    segmenter: Segmenter
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _local: threading.local = field(default_factory=threading.local)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.segmenter, name)
-
-    @contextmanager
-    def timed(self) -> Iterator[ModelClock]:
-        """Measure the calls of this thread."""
-        self._local.clock = clock = ModelClock()
-        yield clock
-        self._local.clock = ModelClock()
-
-    def encode(self, pairs: PairImages) -> Any:
-        with self._alone():
-            return self.segmenter.encode(pairs)
-
-    def decode(self, embedding: Any, prompts: PromptBatch, *, margin: float | None = None) -> MaskBatch:
-        with self._alone():
-            return self.segmenter.decode(embedding, prompts, margin=margin)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        asked = time.perf_counter()
-        with self._lock:
-            started = time.perf_counter()
-            yield
-            ended = time.perf_counter()
-        clock = getattr(self._local, "clock", None)
-        if clock is not None:
-            clock.seconds += ended - started
-            clock.spent += ended - asked
-
-
-_building = threading.Lock()
-
-
-@lru_cache(maxsize=1)
-def _segmenter(settings: SegmentSettings, dtype: str) -> SharedSegmenter:
-    from wsi_pipeline.models.registry import build_segmenter
-
-    return SharedSegmenter(build_segmenter(settings, dtype=dtype))
-
-
-def shared_segmenter(settings: SegmentSettings, dtype: str) -> SharedSegmenter:
-    """This process's model."""
-    with _building:  # two threads asking at once must not build it twice
-        return _segmenter(settings, dtype)
-
-
-def segmenter_of(job: SlideJob) -> SharedSegmenter:
-    """This process's model for a job's segment stage."""
-    if job.workflow.segment is None:
-        raise ValueError("the workflow has no segment stage")
-    return shared_segmenter(job.workflow.segment, job.dtype)
-
-
-def prepare_model(settings: SegmentSettings, dtype: str | None) -> dict[str, Any]:
-    """Choose the precision, unless it is given, and build the model.
-
-    Returns:
-        ``dtype``, the ``reason`` for it, and the model's ``input_size`` in px.
-    """
-    from wsi_pipeline.models.precision import choose_precision
-
-    reason = "as the run began with"
-    if dtype is None:
-        choice = choose_precision(settings)
-        dtype, reason = choice.dtype, choice.reason
-    return {"dtype": dtype, "reason": reason, "input_size": shared_segmenter(settings, dtype).input_size}

@@ -18,7 +18,7 @@ from wsi_pipeline.run.job import ObjectFacts, SlideJob
 from wsi_pipeline.run.tissue_only import tissue_of, tissue_rows
 from wsi_pipeline.run.walk import Walk
 from wsi_pipeline.tissue.mask import TissueMask
-from wsi_pipeline.workflow import QuPathPrompts, TissueBoxPrompts
+from wsi_pipeline.workflow import QuPathPrompts, SegmentSettings, TissueBoxPrompts
 
 ISSUES_SHOWN = 20
 """Prompts without a whole answer that are named in the report; the rest is counted."""
@@ -30,8 +30,6 @@ def run(walk: Walk) -> int:
     from wsi_pipeline.slides.slide import slide_handle
 
     workflow = walk.context.workflow
-    if workflow.segment is None:
-        raise ValueError("a prompted run needs a segment section")
     tissue = tissue_of(walk)
     asked = _prompts(walk, tissue)
     walk.warnings += asked.warnings
@@ -39,7 +37,7 @@ def run(walk: Walk) -> int:
     grid = slide_handle(walk.info.path, walk.task.mpp).working_grid(workflow.mpp)
     classes = sorted({prompt.class_name for prompt in prompts if prompt.class_name})
     job = walk.job(grid, (None, *classes))
-    size, share = walk.context.input_size, workflow.segment.object_share
+    size, share = walk.context.input_size, (workflow.segment or SegmentSettings()).object_share
     groups = group_prompts(prompts, Placement(grid, size, share, workflow.tiling.context_factor))
     parts = [[prompts[index] for index in group] for group in groups]
     found = walk.stage("segment", tasks.segment_annotations, _numbered(job, parts), len(parts))

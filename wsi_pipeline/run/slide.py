@@ -54,7 +54,7 @@ def run_slide(task: SlideTask, context: RunContext) -> None:
         return
     _prepare(task, context, fingerprint)
     walk = Walk(task, context, info, fingerprint, _identity(parts), warnings=list(info.warnings))
-    if context.workflow.segment is None:
+    if context.workflow.prompts is None:
         objects = tissue_only.run(walk)
     elif context.workflow.prompted:
         objects = prompted.run(walk)
@@ -70,7 +70,7 @@ def _parts(task: SlideTask, context: RunContext, info: SlideInfo) -> dict[str, A
         "wsi_pipeline": __version__,
         "workflow": context.workflow.model_dump(mode="json", by_alias=True),
         "weights": context.weights,
-        "dtype": context.dtype,
+        "dtypes": dict(context.dtypes),
         "threads": context.threads,
         "slide": info.fingerprint,
         "mpp": [info.resolution.x, info.resolution.y],

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wsi_pipeline.arrays import save_arrays
-from wsi_pipeline.run.job import SlideJob, assembly_of, first_of, objects_of, plan_of, pyramid_of, segmenter_of
-from wsi_pipeline.segment.objects import ObjectBatch
+from wsi_pipeline.run.job import SlideJob, assembly_of, first_of, objects_of, plan_of, pyramid_of
+from wsi_pipeline.run.shared import ModelClock, model_clock, refiner_of, segmenter_of
+from wsi_pipeline.segment.objects import KEPT_COARSE, REFINED, ObjectBatch
 from wsi_pipeline.stitching.ids import object_ids
 from wsi_pipeline.workflow import QuPathPrompts
 
@@ -33,13 +34,14 @@ def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
     path = job.batch_file(number)
     if path.exists():
         return _batch_facts(ObjectBatch.load(path, logits=False)) | {"reused": True}
-    segmenter, plan, slide = segmenter_of(job), plan_of(job), job.open()
+    segmenter, refine, plan, slide = segmenter_of(job), refiner_of(job), plan_of(job), job.open()
+    if segmenter is None:
+        raise ValueError(f"workflow {job.workflow.name} has no segment section")
     started = time.perf_counter()
-    images = read_batch(
-        slide, plan, number, low=segmenter.uses_low_patch, context_factor=job.workflow.tiling.context_factor
-    )
+    low = segmenter.uses_low_patch or (refine is not None and refine.refiner.uses_low_patch)
+    images = read_batch(slide, plan, number, low=low, context_factor=job.workflow.tiling.context_factor)
     read = time.perf_counter()
-    with segmenter.timed() as model:
+    with model_clock() as clock:
         batch = segment_batch(
             slide,
             plan,
@@ -48,11 +50,11 @@ def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
             build_prompter(job.workflow.prompts),
             job.workflow,
             class_id=min(1, len(job.classes) - 1),
+            refine=refine,
             images=images,
         )
     batch.save(path)
-    seconds = {"read": read - started, "model": model.seconds, "other": time.perf_counter() - read - model.spent}
-    return _batch_facts(batch) | {"seconds": {key: round(value, 4) for key, value in seconds.items()}}
+    return _batch_facts(batch) | _spent(clock, {"read": read - started}, since=read)
 
 
 def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -66,17 +68,23 @@ def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -
             "reused": True,
             "issues": _read_issues(issues_file),
         }
-    segmenter = segmenter_of(job)
+    segmenter, refine = segmenter_of(job), refiner_of(job)
     started = time.perf_counter()
-    with segmenter.timed() as model:
+    with model_clock() as clock:
         class_ids = {name: index for index, name in enumerate(job.classes) if name is not None}
         batch, issues = segment_prompts(
-            job.open(), prompts, job.grid, segmenter, job.workflow, class_ids, fallback=_fallback(job)
+            job.open(),
+            prompts,
+            job.grid,
+            segmenter,
+            job.workflow,
+            class_ids,
+            refine=refine,
+            fallback=_fallback(job),
         )
     _write_issues(issues_file, issues)
     batch.save(path)
-    seconds = {"model": round(model.seconds, 4), "other": round(time.perf_counter() - started - model.spent, 4)}
-    return _batch_facts(batch) | {"seconds": seconds, "issues": [list(issue) for issue in issues]}
+    return _batch_facts(batch) | _spent(clock, {}, since=started) | {"issues": [list(issue) for issue in issues]}
 
 
 def find_seams(job: SlideJob, number: int) -> dict[str, Any]:
@@ -180,9 +188,24 @@ def _fallback(job: SlideJob) -> Literal["keep", "drop"]:
     return settings.fallback if isinstance(settings, QuPathPrompts) else "drop"
 
 
+def _spent(clock: ModelClock, seconds: dict[str, float], *, since: float) -> dict[str, Any]:
+    """Where a task spent its time, and how many patches were encoded for it."""
+    other = time.perf_counter() - since - clock.spent
+    parts = seconds | {"model": clock.seconds, "other": other}
+    return {
+        "seconds": {key: round(value, 4) for key, value in parts.items()},
+        "patches": {"encoded": clock.encoded, "recalled": clock.recalled},
+    }
+
+
 def _batch_facts(batch: ObjectBatch) -> dict[str, Any]:
     tiles, counts = np.unique(batch.tile, return_counts=True)
     facts: dict[str, Any] = {"objects": len(batch), "tiles": tiles.tolist(), "counts": counts.tolist()}
+    if batch.refined.any():
+        facts["refine"] = {
+            "refined": int(np.count_nonzero(batch.refined == REFINED)),
+            "kept coarse": int(np.count_nonzero(batch.refined == KEPT_COARSE)),
+        }
     if len(batch):
         facts["bounds"] = [*batch.bbox[:, :2].min(axis=0).tolist(), *batch.bbox[:, 2:].max(axis=0).tolist()]
     return facts

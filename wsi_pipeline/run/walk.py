@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,12 @@ class RunContext:
     reporter: Reporter
     workflow: Workflow
     weights: list[dict[str, Any]]
-    dtype: str
+    dtypes: Mapping[str, str]
     input_size: int
     threads: int
     roi: tuple[float, float, float, float] | None
     keep_scratch: bool
+    embeddings: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,14 @@ class Walk:
             info=self.info,
             mpp=self.task.mpp,
             workflow=self.context.workflow,
-            dtype=self.context.dtype,
+            dtypes=self.context.dtypes,
             fingerprint=self.fingerprint,
             identity=self.identity,
             grid=grid,
             classes=classes,
             scratch=self.scratch,
             output=self.task.output,
+            embeddings=self.context.embeddings,
         )
 
     def stage(
@@ -133,9 +135,11 @@ class Walk:
 
 
 def _summed(facts: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Where the tasks of a stage spent their time, seconds over all workers; nothing where they do not say."""
-    total: dict[str, float] = {}
+    """What the tasks of a stage spent and did, over all workers; nothing where they do not say."""
+    totals: dict[str, dict[str, float]] = {}
     for fact in facts.values():
-        for part, seconds in fact.get("seconds", {}).items():
-            total[part] = round(total.get(part, 0.0) + seconds, 3)
-    return {"seconds": total} if total else {}
+        for group in ("seconds", "patches", "refine"):
+            for part, number in fact.get(group, {}).items():
+                total = totals.setdefault(group, {})
+                total[part] = round(total.get(part, 0) + number, 3)
+    return totals

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsi_pipeline.models.roles import MaskBatch
-from wsi_pipeline.segment import components
-from wsi_pipeline.segment.objects import quantise_logits
+from wsi_pipeline.segment.objects import NOT_REFINED, quantise_logits
+from wsi_pipeline.segment.reduced import ReducedAnswers, reduce_answers
 from wsi_pipeline.workflow import SegmentSettings
 
 MIN_INSIDE = 0.5
@@ -33,6 +33,7 @@ class Candidate:
         logits: (h', w') int8 quantised logits of the object and some px around it.
         logits_xy: patch px of ``logits``' top-left corner.
         iou, stability: scores of ``ObjectBatch``.
+        refined: what the refine stage made of it, see ``ObjectBatch``.
     """
 
     row: int
@@ -42,6 +43,7 @@ class Candidate:
     logits_xy: tuple[int, int]
     iou: float
     stability: float
+    refined: int = NOT_REFINED
 
 
 def accept(
@@ -65,21 +67,13 @@ def accept(
         settings: thresholds.
         boxed: whether the prompts are boxes, so that spilling beyond them tells.
     """
-    logits = components.clear_outside(answers.logits, answers.origin, limits)
-    masks = components.own_parts(logits, seeds, parts="best" if boxed else "every")
-    own = components.own_logits(logits, masks)
-    area = np.count_nonzero(masks, axis=(1, 2))
-    stable = components.stability(own)
-    good = (area > 0) & (answers.iou >= settings.min_iou) & (stable >= settings.min_stability)
-    good &= area <= MAX_FILL * np.prod(windows[:, 2:] - windows[:, :2], axis=1)
-    boxes = components.tight_boxes(masks)
+    found = reduce_answers(answers, seeds, limits, parts="best" if boxed else "every")
+    good = (found.area > 0) & (found.iou >= settings.min_iou) & (found.stability >= settings.min_stability)
+    good &= found.area <= MAX_FILL * np.prod(windows[:, 2:] - windows[:, :2], axis=1)
     if boxed:
-        good &= np.count_nonzero(masks & seeds, axis=(1, 2)) >= MIN_INSIDE * area
-        good &= ~_runs_out(boxes + np.tile(answers.origin, (1, 2)), windows, limits)
-    return [
-        _cut_out(int(rows[i]), own[i], masks[i], boxes[i], answers.origin[i], float(answers.iou[i]), float(stable[i]))
-        for i in np.flatnonzero(good)
-    ]
+        good &= np.count_nonzero(found.masks & seeds, axis=(1, 2)) >= MIN_INSIDE * found.area
+        good &= ~_runs_out(found.boxes, windows, limits)
+    return [cut_out(found, i, int(rows[i])) for i in np.flatnonzero(good).tolist()]
 
 
 def _runs_out(boxes: np.ndarray, windows: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -92,20 +86,20 @@ def _runs_out(boxes: np.ndarray, windows: np.ndarray, limits: np.ndarray) -> np.
     return np.asarray((low | high).any(axis=1))
 
 
-def _cut_out(
-    row: int, own: np.ndarray, mask: np.ndarray, box: np.ndarray, origin: np.ndarray, iou: float, stability: float
-) -> Candidate:
-    x0, y0, x1, y1 = (int(v) for v in box)
+def cut_out(found: ReducedAnswers, index: int, row: int) -> Candidate:
+    """One of the reduced answers as the candidate that answers prompt ``row``."""
+    origin = found.origin[index]
+    x0, y0, x1, y1 = (int(v) for v in found.boxes[index] - np.tile(origin, 2))
     border = np.ceil(LOGIT_BORDER * np.array([x1 - x0, y1 - y0])).astype(int)
     left, top = max(0, x0 - border[0]), max(0, y0 - border[1])
     return Candidate(
         row=row,
-        box=box + np.tile(origin, 2),
-        mask=mask[y0:y1, x0:x1].copy(),
-        logits=quantise_logits(own[top : y1 + border[1], left : x1 + border[0]]),
+        box=found.boxes[index],
+        mask=found.masks[index, y0:y1, x0:x1].copy(),
+        logits=quantise_logits(found.logits[index, top : y1 + border[1], left : x1 + border[0]]),
         logits_xy=(int(left + origin[0]), int(top + origin[1])),
-        iou=iou,
-        stability=stability,
+        iou=float(found.iou[index]),
+        stability=float(found.stability[index]),
     )
 
 

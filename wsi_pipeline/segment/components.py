@@ -107,10 +107,10 @@ def own_logits(logits: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.where((logits > 0) & ~masks, np.float32(BACKGROUND), logits)
 
 
-def stability(own: np.ndarray) -> np.ndarray:
-    """IoU (N,) float32 of each mask at logits above +1 and above -1; 0 for an empty mask."""
-    strict = np.count_nonzero(own > STABILITY_OFFSET, axis=(1, 2))
-    loose = np.count_nonzero(own > -STABILITY_OFFSET, axis=(1, 2))
+def stability(own: np.ndarray, offset: float = STABILITY_OFFSET) -> np.ndarray:
+    """IoU (N,) float32 of each mask at logits above ``offset`` and above ``-offset``; 0 for an empty mask."""
+    strict = np.count_nonzero(own > offset, axis=(1, 2))
+    loose = np.count_nonzero(own > -offset, axis=(1, 2))
     return (strict / np.maximum(loose, 1)).astype(np.float32)
 
 

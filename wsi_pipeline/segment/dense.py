@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from wsi_pipeline.errors import PromptError
 from wsi_pipeline.geometry import PixelGrid
 from wsi_pipeline.models.roles import PairImages, PromptBatch, Prompter, Segmenter
 from wsi_pipeline.segment import components, decoding
+from wsi_pipeline.segment.automatic import MaskFinder, find_on_tiles
 from wsi_pipeline.segment.candidates import Candidate, accept, paint_logits
 from wsi_pipeline.segment.decoding import decode_in_calls, select, take, window_bounds, window_sides
 from wsi_pipeline.segment.found import FoundObject, collect
+from wsi_pipeline.segment.ground import Ground
 from wsi_pipeline.segment.memory import in_halves
 from wsi_pipeline.segment.objects import (
     SEAM_BOTTOM,
@@ -24,10 +26,11 @@ from wsi_pipeline.segment.objects import (
     ObjectBatch,
     quantise_logits,
 )
+from wsi_pipeline.segment.refine import RefineStage, refine_candidates
 from wsi_pipeline.segment.suppression import rank, suppress
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 from wsi_pipeline.tiling.read import GridReader, read_pairs
-from wsi_pipeline.workflow import SegmentSettings, Workflow
+from wsi_pipeline.workflow import GridPrompts, SegmentSettings, Workflow
 
 BLANK_RANGE = 8
 """A patch whose channels vary by no more than this many grey values shows nothing: JPEG noise of plain glass."""
@@ -72,6 +75,7 @@ def segment_batch(
     workflow: Workflow,
     class_id: int,
     *,
+    refine: RefineStage | None = None,
     images: PairImages | None = None,
 ) -> ObjectBatch:
     """Segment every object of one batch of tiles.
@@ -81,9 +85,10 @@ def segment_batch(
         plan: the tiles; their side is the segmenter's input size.
         number: which batch.
         segmenter: draws the masks.
-        prompter: finds what to ask about.
+        prompter: finds what to ask about; a grid needs none and leaves it alone.
         workflow: its ``segment`` and ``tiling`` sections count here.
         class_id: class of every object, 0 for none.
+        refine: draws them again.
         images: the batch's pixels where they were read ahead (``read_batch``).
 
     Returns:
@@ -101,12 +106,19 @@ def segment_batch(
     background = quantise_logits(np.array(components.BACKGROUND))
     canvas = np.full((len(tiles), plan.size, plan.size), background, np.int8)
     objects: list[FoundObject] = []
-    questions = _find_questions(prompter, images, tiles, plan)
-    if len(questions):
-        for row, kept in _answer_all(segmenter, images, questions, tiles, plan, workflow.segment):
-            for candidate in kept:
-                paint_logits(canvas[row], candidate)
-            objects += [_on_grid(one, tiles[row], plan.grid, class_id, questions.scores) for one in kept]
+    grounds = [Ground.of_tile(tile, plan, slack=SLACK * plan.overlap) for tile in tiles]
+    found: Iterable[tuple[int, list[Candidate]]] = []
+    scores = np.ones(1)
+    if isinstance(workflow.prompts, GridPrompts):
+        finder = MaskFinder(segmenter, workflow.prompts, workflow.segment.nms_iou)
+        found = find_on_tiles(finder, slide, images, grounds, refine)
+    elif len(questions := _find_questions(prompter, images, grounds)):
+        found = _answer_all(segmenter, images, questions, grounds, workflow.segment, refine)
+        scores = questions.scores
+    for row, kept in found:
+        for candidate in kept:
+            paint_logits(canvas[row], candidate)
+        objects += [_on_grid(one, tiles[row], plan.grid, class_id, scores) for one in kept]
     return collect(objects, canvas, np.array([(tile.x, tile.y) for tile in tiles]))
 
 
@@ -119,13 +131,13 @@ def is_blank(images: np.ndarray) -> np.ndarray:
     return (top - bottom <= BLANK_RANGE).all(axis=1)
 
 
-def _find_questions(prompter: Prompter, images: PairImages, tiles: Sequence[Tile], plan: TilePlan) -> Questions:
+def _find_questions(prompter: Prompter, images: PairImages, grounds: Sequence[Ground]) -> Questions:
     worth = np.flatnonzero(~is_blank(images.high))
     none = Questions(np.zeros(0, int), np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32), np.zeros(0))
     found = [none]
-    detections = prompter.detect(select(images, worth), mpp=plan.grid.mpp) if len(worth) else []
+    detections = prompter.detect(select(images, worth), mpp=grounds[0].mpp) if len(worth) else []
     for row, here in zip(worth, detections, strict=True):
-        mine = _in_core(here.boxes, here.points, tiles[int(row)], plan.overlap)
+        mine = _is_asked(here.boxes, here.points, grounds[int(row)].asked)
         count = int(np.count_nonzero(mine))
         found.append(Questions(np.full(count, row), here.boxes[mine], here.points[mine], here.scores[mine]))
     return Questions(
@@ -133,24 +145,23 @@ def _find_questions(prompter: Prompter, images: PairImages, tiles: Sequence[Tile
     )
 
 
-def _in_core(boxes: np.ndarray, points: np.ndarray, tile: Tile, overlap: int) -> np.ndarray:
-    """Which candidates' centres lie in the tile's core or the slack around it."""
+def _is_asked(boxes: np.ndarray, points: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Which candidates' centres lie in the part of the tile that is asked about."""
     centres = np.where(np.isnan(boxes[:, :1]), points, (boxes[:, :2] + boxes[:, 2:]) / 2)
-    corner = np.array([tile.x, tile.y])
-    low, high = np.array(tile.core[:2]) - corner - SLACK * overlap, np.array(tile.core[2:]) - corner + SLACK * overlap
-    return ((centres >= low) & (centres < high)).all(axis=1)
+    return np.asarray(((centres >= asked[:2]) & (centres < asked[2:])).all(axis=1))
 
 
 def _answer_all(
     segmenter: Segmenter,
     images: PairImages,
     questions: Questions,
-    tiles: Sequence[Tile],
-    plan: TilePlan,
+    grounds: Sequence[Ground],
     settings: SegmentSettings,
+    refine: RefineStage | None,
 ) -> list[tuple[int, list[Candidate]]]:
     """The objects of each tile with a question; no other tile is encoded."""
-    limits = np.array([_limits(tile, plan.grid) for tile in tiles])[questions.tile]
+    of_tile = np.array([ground.limits for ground in grounds])
+    limits = of_tile[questions.tile]
 
     def answer(asked: Sequence[int]) -> list[tuple[int, list[Candidate]]]:
         of_these = np.flatnonzero(np.isin(questions.tile, asked))
@@ -158,7 +169,7 @@ def _answer_all(
         batches = _prompt_batches(questions, of_these, np.array(asked), segmenter.prompt_kinds)
         side = np.zeros(len(questions))
         for rows, prompts in batches:
-            side[rows] = window_sides(prompts, plan.size, settings.window_margin)
+            side[rows] = window_sides(prompts, segmenter.input_size, settings.window_margin)
         objects: list[tuple[int, list[Candidate]]] = []
         for group in _tile_groups(questions.tile[of_these], side[of_these]):
             candidates: dict[int, list[Candidate]] = {int(row): [] for row in group}
@@ -167,15 +178,29 @@ def _answer_all(
                 for candidate in _decode(segmenter, embedding, rows[mine], take(prompts, mine), limits, settings):
                     candidates[int(questions.tile[candidate.row])].append(candidate)
             objects += [(row, _best(found, questions.scores, settings)) for row, found in candidates.items()]
-        return objects
+        if refine is None:
+            return objects
+        seen = refine.refiner.encode(select(images, np.array(asked)))
+        drawn = _refined(refine, seen, objects, asked, of_tile)
+        return [(row, _best(found, questions.scores, settings)) for row, found in drawn]
 
     return in_halves(answer, np.unique(questions.tile).tolist())
 
 
-def _limits(tile: Tile, grid: PixelGrid) -> tuple[int, int, int, int]:
-    """The part of a tile that lies on the grid, tile px."""
-    right, bottom = min(tile.size, grid.width - tile.x), min(tile.size, grid.height - tile.y)
-    return max(0, -tile.x), max(0, -tile.y), right, bottom
+def _refined(
+    stage: RefineStage,
+    embedding: Any,
+    objects: Sequence[tuple[int, list[Candidate]]],
+    asked: Sequence[int],
+    limits: np.ndarray,
+) -> list[tuple[int, list[Candidate]]]:
+    """The objects of each tile drawn again; ``limits`` (T, 4) are those of the batch's tiles."""
+    image = {row: number for number, row in enumerate(asked)}
+    every = [(row, one) for row, found in objects for one in found]
+    rows = np.array([row for row, _ in every], np.int64)
+    images = np.array([image[row] for row in rows.tolist()], np.int64)
+    drawn = iter(refine_candidates(stage, embedding, [one for _, one in every], images, limits[rows]))
+    return [(row, [next(drawn) for _ in found]) for row, found in objects]
 
 
 def _prompt_batches(
@@ -282,6 +307,7 @@ def _on_grid(candidate: Candidate, tile: Tile, grid: PixelGrid, class_id: int, s
         detection=float(scores[candidate.row]),
         tile=tile.index,
         seam=_seam(candidate.box, tile, grid),
+        refined=candidate.refined,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsi_pipeline.segment.objects import ObjectBatch
+from wsi_pipeline.segment.objects import NOT_REFINED, ObjectBatch
 
 Bounds = tuple[int, int, int, int]
 
@@ -30,6 +30,7 @@ class FoundObject:
     detection: float = float("nan")
     tile: int = -1
     seam: int = 0
+    refined: int = NOT_REFINED
     prompt_id: str = ""
 
 
@@ -47,6 +48,7 @@ def collect(objects: Sequence[FoundObject], logits: np.ndarray, logits_xy: np.nd
         detection=np.array([found.detection for found in objects], np.float32),
         tile=np.array([found.tile for found in objects], np.int32),
         seam=np.array([found.seam for found in objects], np.uint8),
+        refined=np.array([found.refined for found in objects], np.uint8),
         prompt_id=np.array([found.prompt_id for found in objects], np.str_),
         logits=logits,
         logits_xy=logits_xy.astype(np.int32).reshape(-1, 2),

@@ -18,6 +18,9 @@ from wsi_pipeline.arrays import load_arrays, save_arrays
 LOGIT_STEPS = 16.0
 """Steps per logit of the quantised tile logits; the range is about -8 … 8."""
 
+NOT_REFINED, REFINED, KEPT_COARSE = 0, 1, 2
+"""What the refine stage made of an object: nothing, a sharper mask, or one so different that the coarse mask stayed."""
+
 SEAM_LEFT, SEAM_TOP, SEAM_RIGHT, SEAM_BOTTOM = 1, 2, 4, 8
 
 
@@ -35,6 +38,7 @@ class ObjectBatch:
         detection: (N,) float32 score of the prompter; NaN where the prompt came from a person.
         tile: (N,) int32 index of the tile; -1 in prompted runs.
         seam: (N,) uint8, sides of its tile (``SEAM_*``) that cut the object.
+        refined: (N,) uint8, one of ``NOT_REFINED``, ``REFINED`` and ``KEPT_COARSE``.
         prompt_id: (N,) unicode, id of the source annotation or "".
         logits: (T, S, S) int8 quantised tile logits, the largest over the tile's objects; T is 0 in prompted runs.
         logits_xy: (T, 2) int32 grid px of each tile's top-left corner.
@@ -49,6 +53,7 @@ class ObjectBatch:
     detection: np.ndarray
     tile: np.ndarray
     seam: np.ndarray
+    refined: np.ndarray
     prompt_id: np.ndarray
     logits: np.ndarray
     logits_xy: np.ndarray

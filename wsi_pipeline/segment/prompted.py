@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,10 +16,11 @@ from wsi_pipeline.segment.decoding import decode_in_calls, select
 from wsi_pipeline.segment.found import FoundObject, collect
 from wsi_pipeline.segment.memory import in_halves
 from wsi_pipeline.segment.objects import ObjectBatch
-from wsi_pipeline.segment.onto_grid import outline_onto_grid
 from wsi_pipeline.segment.placement import Box, PairKey, Placement
-from wsi_pipeline.segment.questions import batch, pose
-from wsi_pipeline.segment.verdicts import Asked, Verdict, judge
+from wsi_pipeline.segment.questions import Question, batch, pose
+from wsi_pipeline.segment.redraw import Placed, own_outline, redraw_answers, redraw_outlines
+from wsi_pipeline.segment.refine import RefineStage
+from wsi_pipeline.segment.verdicts import Asked, Drawn, Judgement, Verdict, judge, settled
 from wsi_pipeline.tiling.read import GridReader, prefetch, read_pairs
 from wsi_pipeline.workflow import QuPathPrompts, SegmentSettings, Workflow
 
@@ -49,23 +50,31 @@ class PromptIssue(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What all prompts of a task have in common."""
+    """What all prompts of a task have in common.
+
+    Without a segmenter only outlines can be answered; with a refiner they are masks already, and are drawn again.
+    """
 
     slide: GridReader
-    segmenter: Segmenter
+    segmenter: Segmenter | None
+    refine: RefineStage | None
     settings: SegmentSettings
     placement: Placement
     use_outline: bool
+
+    def refines(self, prompt: Prompt) -> bool:
+        return self.refine is not None and prompt.kind == "mask" and self.use_outline
 
 
 def segment_prompts(
     slide: GridReader,
     prompts: Sequence[Prompt],
     grid: PixelGrid,
-    segmenter: Segmenter,
+    segmenter: Segmenter | None,
     workflow: Workflow,
     class_ids: Mapping[str, int],
     *,
+    refine: RefineStage | None = None,
     fallback: Fallback = "drop",
 ) -> tuple[ObjectBatch, list[PromptIssue]]:
     """Segment the object of every prompt, each on a patch pair of its own size.
@@ -74,22 +83,23 @@ def segment_prompts(
         slide: where to read.
         prompts: of one task (``group_prompts``) or of a whole slide; an answer does not depend on the others.
         grid: the working grid; nothing outside it is kept.
-        segmenter: draws the masks.
+        segmenter: draws the masks; None where outlines are only refined.
         workflow: its ``segment`` section and ``tiling.context_factor`` count here.
         class_ids: id of each class name; 0 is used for names that are not in it and for prompts without a class.
+        refine: draws them, and outlines, again.
         fallback: what an outline without a usable answer leaves: itself (``keep``, with a predicted IoU and
             stability of 0) or nothing (``drop``).
 
     Returns:
         The objects in the order of their prompts, and every prompt without a whole answer with the reason.
     """
-    if workflow.segment is None:
-        raise ValueError(f"workflow {workflow.name} has no segment section")
+    settings, size = workflow.segment or SegmentSettings(), _input_size(segmenter, refine)
     job = _Job(
         slide,
         segmenter,
-        workflow.segment,
-        Placement(grid, segmenter.input_size, workflow.segment.object_share, workflow.tiling.context_factor),
+        refine,
+        settings,
+        Placement(grid, size, settings.object_share, workflow.tiling.context_factor),
         not isinstance(workflow.prompts, QuPathPrompts) or workflow.prompts.use_outline,
     )
     default_class = workflow.prompts.class_name if workflow.prompts is not None else None
@@ -98,13 +108,20 @@ def segment_prompts(
     for prompt, verdict in zip(prompts, _answer_all(job, prompts), strict=True):
         kept = verdict.found
         if kept is None and fallback == "keep":
-            kept = _outline(prompt, grid)
+            kept = own_outline(prompt, grid)
         issues += _issues(prompt, verdict, kept)
         if kept is not None:
             class_id = class_ids.get(prompt.class_name or default_class or "", 0)
-            objects.append(FoundObject(kept.bbox, kept.bits, class_id, kept.iou, kept.stability, prompt_id=prompt.id))
-    no_logits = np.zeros((0, segmenter.input_size, segmenter.input_size), np.int8)
+            objects.append(replace(kept, class_id=class_id, prompt_id=prompt.id))
+    no_logits = np.zeros((0, size, size), np.int8)
     return collect(objects, no_logits, np.zeros((0, 2))), issues
+
+
+def _input_size(segmenter: Segmenter | None, refine: RefineStage | None) -> int:
+    sizes = {model.input_size for model in (segmenter, refine.refiner if refine else None) if model is not None}
+    if len(sizes) != 1:
+        raise ValueError(f"the stages need patches of one size, not of {sorted(sizes)}")
+    return sizes.pop()
 
 
 def _issues(prompt: Prompt, verdict: Verdict, kept: FoundObject | None) -> list[PromptIssue]:
@@ -115,14 +132,6 @@ def _issues(prompt: Prompt, verdict: Verdict, kept: FoundObject | None) -> list[
     issue = PromptIssue(prompt.id, "dropped" if kept is None else "kept outline", verdict.reason)
     logger.info("prompt %s %s: %s", *issue)
     return [issue]
-
-
-def _outline(prompt: Prompt, grid: PixelGrid) -> FoundObject | None:
-    """The prompt's own outline as an object; a point has none."""
-    if prompt.kind == "point":
-        return None
-    packed = outline_onto_grid(prompt.geometry, grid)
-    return None if packed is None else FoundObject(*packed, class_id=0, iou=0.0, stability=0.0)
 
 
 def _answer_all(job: _Job, prompts: Sequence[Prompt]) -> list[Verdict]:
@@ -173,37 +182,66 @@ def _ask_pairs(
 ) -> Iterator[tuple[int, Verdict]]:
     """Encode some pairs, given with the indices of their prompts and in the order of ``images``, and ask."""
     groups: dict[tuple[str, tuple[bool, bool, bool]], list[Asked]] = {}
+    outlines: list[Placed] = []
     for image, (key, indices) in enumerate(on_pair.items()):
         for index in indices:
             prompt = prompts[index]
-            question = pose(prompt, job.placement.to_patch(key), job.segmenter, use_outline=job.use_outline)
-            if question is None:
-                yield index, Verdict(reason=f"the model takes no {prompt.kind} prompts")
+            question = _pose(job, prompt, key)
+            if job.refines(prompt):
+                outlines.append(Placed(index, key, image))
+            elif question is None:
+                yield index, Verdict(reason=_unanswerable(job, prompt))
             else:
                 asked = Asked(index, prompt, question, key, image)
                 groups.setdefault((prompt.kind, question.make_up), []).append(asked)
-    if groups:
+    drawn: list[tuple[Placed, Drawn]] = []
+    if job.segmenter is not None and groups:
         embedding = job.segmenter.encode(images)
         for _, asked_alike in sorted(groups.items()):
-            yield from _ask(job, embedding, asked_alike, job.settings.window_margin)
+            for asked, judgement in _ask(job, job.segmenter, embedding, asked_alike, job.settings.window_margin):
+                where = Placed(asked.index, asked.key, asked.image)
+                if judgement.drawn is None or judgement.cut or job.refine is None:
+                    yield asked.index, settled(judgement, where.key, job.placement)
+                else:
+                    drawn.append((where, judgement.drawn))
+    if job.refine is not None and (drawn or outlines):
+        embedding = job.refine.refiner.encode(images)
+        yield from redraw_answers(job.refine, embedding, drawn, job.placement)
+        asked_for = [(where, prompts[where.number]) for where in outlines]
+        yield from redraw_outlines(job.refine, embedding, asked_for, job.placement)
+
+
+def _pose(job: _Job, prompt: Prompt, key: PairKey) -> Question | None:
+    if job.segmenter is None or job.refines(prompt):
+        return None
+    return pose(prompt, job.placement.to_patch(key), job.segmenter, use_outline=job.use_outline)
+
+
+def _unanswerable(job: _Job, prompt: Prompt) -> str:
+    if job.segmenter is None:
+        return f"the workflow only refines outlines, and this is a {prompt.kind}"
+    return f"the model takes no {prompt.kind} prompts"
 
 
 def _read(job: _Job, keys: Sequence[PairKey]) -> PairImages:
-    pairs = [job.placement.pair(key) for key in keys]
-    return read_pairs(job.slide, pairs, low=job.segmenter.uses_low_patch)
+    models = [job.segmenter, job.refine.refiner if job.refine else None]
+    low = any(model.uses_low_patch for model in models if model is not None)
+    return read_pairs(job.slide, [job.placement.pair(key) for key in keys], low=low)
 
 
-def _ask(job: _Job, embedding: Any, asked: Sequence[Asked], margin: float | None) -> Iterator[tuple[int, Verdict]]:
-    """Verdicts on questions of one kind and make-up; what its window cuts is asked again on the whole patch."""
+def _ask(
+    job: _Job, segmenter: Segmenter, embedding: Any, asked: Sequence[Asked], margin: float | None
+) -> Iterator[tuple[Asked, Judgement]]:
+    """Judgements on questions of one kind and make-up; what its window cuts is asked again on the whole patch."""
     prompts = batch([one.question for one in asked], np.array([one.image for one in asked]))
     margin = margin if prompts.boxes is not None else None
     again: list[Asked] = []
-    for rows, answers in decode_in_calls(job.segmenter, embedding, prompts, margin=margin):
+    for rows, answers in decode_in_calls(segmenter, embedding, prompts, margin=margin):
         here = [asked[row] for row in rows]
-        for one, verdict in zip(here, judge(here, answers, job.placement, job.settings, margin), strict=True):
-            if verdict is None:
+        for one, judgement in zip(here, judge(here, answers, job.placement, job.settings, margin), strict=True):
+            if judgement is None:
                 again.append(one)
             else:
-                yield one.index, verdict
+                yield one, judgement
     if again:
-        yield from _ask(job, embedding, again, None)
+        yield from _ask(job, segmenter, embedding, again, None)

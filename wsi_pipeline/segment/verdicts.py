@@ -15,9 +15,11 @@ from wsi_pipeline.segment import components
 from wsi_pipeline.segment.candidates import MAX_FILL, MIN_INSIDE
 from wsi_pipeline.segment.decoding import window_bounds
 from wsi_pipeline.segment.found import FoundObject
+from wsi_pipeline.segment.objects import NOT_REFINED
 from wsi_pipeline.segment.onto_grid import logits_onto_grid
 from wsi_pipeline.segment.placement import PairKey, Placement
 from wsi_pipeline.segment.questions import Question, batch
+from wsi_pipeline.segment.reduced import ReducedAnswers, reduce_answers
 from wsi_pipeline.workflow import SegmentSettings
 
 
@@ -41,6 +43,39 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A mask on its patch.
+
+    Attributes:
+        logits: (h, w) float32, above 0 exactly in the mask, with a px of background wherever it ends.
+        xy: patch px of their top-left corner.
+        box: (4,) tight bounds of the mask, patch px.
+        iou, stability: scores of ``ObjectBatch``.
+    """
+
+    logits: np.ndarray
+    xy: tuple[int, int]
+    box: np.ndarray
+    iou: float
+    stability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What an answer is worth.
+
+    Attributes:
+        drawn: the mask, or None where the answer cannot be used.
+        reason: why it cannot.
+        cut: whether the object goes on beyond the patch.
+    """
+
+    drawn: Drawn | None = None
+    reason: str = ""
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of one prompt on one pair.
 
@@ -55,31 +90,10 @@ class Verdict:
     cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """N answers reduced to what belongs to their prompts.
-
-    Attributes:
-        logits, masks: (N, h, w) windows.
-        origin: (N, 2) their top-left px in the patch.
-        boxes: (N, 4) tight bounds of the masks, patch px.
-        inside: (N,) px of each mask in its prompt's box; all of them for points.
-        iou, stability: (N,) scores.
-    """
-
-    logits: np.ndarray
-    masks: np.ndarray
-    origin: np.ndarray
-    boxes: np.ndarray
-    inside: np.ndarray
-    iou: np.ndarray
-    stability: np.ndarray
-
-
 def judge(
     asked: Sequence[Asked], answers: MaskBatch, placement: Placement, settings: SegmentSettings, margin: float | None
-) -> list[Verdict | None]:
-    """Verdicts on N answers to prompts of one kind; None where the window, not the patch, cuts the object.
+) -> list[Judgement | None]:
+    """What N answers are worth, to prompts of one kind; None where the window, not the patch, cuts the object.
 
     Args:
         asked: the N questions.
@@ -88,17 +102,21 @@ def judge(
         settings: thresholds.
         margin: as the decoder was given it; None for whole patches.
     """
-    reduced = _reduce(asked, answers, placement)
+    reduced, inside = _reduce(asked, answers, placement)
     windowed = _cut_by_window(reduced, asked, placement.input_size, margin)
     return [
-        None if windowed[row] else _verdict(one, reduced, row, placement, settings) for row, one in enumerate(asked)
+        None if windowed[row] else _judge(one, reduced, row, int(inside[row]), placement, settings)
+        for row, one in enumerate(asked)
     ]
 
 
-def _reduce(asked: Sequence[Asked], answers: MaskBatch, placement: Placement) -> _Answers:
-    size = placement.input_size
-    limits = np.tile(np.array([0, 0, size, size]), (len(asked), 1))
-    logits = components.clear_outside(answers.logits, answers.origin, limits)
+def whole_patches(count: int, size: int) -> np.ndarray:
+    """(count, 4) int64 limits that leave patches of ``size`` px whole."""
+    return np.tile(np.array([0, 0, size, size]), (count, 1))
+
+
+def _reduce(asked: Sequence[Asked], answers: MaskBatch, placement: Placement) -> tuple[ReducedAnswers, np.ndarray]:
+    """Answers without what does not belong to their prompts, and how many px (N,) of each lie in its prompt's box."""
     pointed = asked[0].prompt.kind == "point"
     boxed = None if pointed else _box_seeds(asked, answers, placement)
     if boxed is None:
@@ -107,17 +125,9 @@ def _reduce(asked: Sequence[Asked], answers: MaskBatch, placement: Placement) ->
         seeds = _outline_seeds(asked, answers, placement, boxed)
     else:
         seeds = boxed
-    masks = components.own_parts(logits, seeds, parts="every" if pointed else "large")
-    own = components.own_logits(logits, masks)
-    return _Answers(
-        logits=own,
-        masks=masks,
-        origin=answers.origin,
-        boxes=components.tight_boxes(masks) + np.tile(answers.origin, 2),
-        inside=np.count_nonzero(masks if boxed is None else masks & boxed, axis=(1, 2)),
-        iou=answers.iou,
-        stability=components.stability(own),
-    )
+    limits = whole_patches(len(asked), placement.input_size)
+    found = reduce_answers(answers, seeds, limits, parts="every" if pointed else "large")
+    return found, found.area if boxed is None else np.count_nonzero(found.masks & boxed, axis=(1, 2))
 
 
 def _point_seeds(asked: Sequence[Asked], answers: MaskBatch) -> np.ndarray:
@@ -143,7 +153,7 @@ def _outline_seeds(asked: Sequence[Asked], answers: MaskBatch, placement: Placem
     return seeds
 
 
-def _cut_by_window(reduced: _Answers, asked: Sequence[Asked], size: int, margin: float | None) -> np.ndarray:
+def _cut_by_window(reduced: ReducedAnswers, asked: Sequence[Asked], size: int, margin: float | None) -> np.ndarray:
     """Which masks (N,) end at a border of what was decoded that is not a border of the patch."""
     if margin is None:
         return np.zeros(len(asked), bool)
@@ -157,42 +167,52 @@ def _cut_by_window(reduced: _Answers, asked: Sequence[Asked], size: int, margin:
     return (ends_low | ends_high).any(axis=1) & reduced.masks.any(axis=(1, 2))
 
 
-def _verdict(asked: Asked, reduced: _Answers, row: int, placement: Placement, settings: SegmentSettings) -> Verdict:
-    mask = reduced.masks[row]
-    area = int(np.count_nonzero(mask))
-    if not area:
-        return Verdict(reason="the model found nothing there")
-    cut = _cut_by_patch(reduced.boxes[row], asked.key, placement)
-    reason = _objection(reduced, row, area, placement, settings)
-    if reason:
-        return Verdict(reason=reason, cut=cut)
-    left, top, right, bottom = _with_border(mask, reduced.boxes[row] - np.tile(reduced.origin[row], 2))
+def _judge(
+    asked: Asked, reduced: ReducedAnswers, row: int, inside: int, placement: Placement, settings: SegmentSettings
+) -> Judgement:
+    if not reduced.area[row]:
+        return Judgement(reason="the model found nothing there")
+    cut = cut_by_patch(reduced.boxes[row], asked.key, placement)
+    reason = _objection(reduced, row, inside, placement, settings)
+    return Judgement(reason=reason, cut=cut) if reason else Judgement(drawn_of(reduced, row), cut=cut)
+
+
+def drawn_of(reduced: ReducedAnswers, row: int) -> Drawn:
+    """One of the reduced answers by itself."""
+    left, top, right, bottom = _with_border(reduced.masks[row], reduced.boxes[row] - np.tile(reduced.origin[row], 2))
     x, y = (int(v) for v in reduced.origin[row])
-    packed = logits_onto_grid(
-        reduced.logits[row, top:bottom, left:right],
-        placement.to_grid(asked.key).shifted(x + left, y + top),
-        placement.grid,
-    )
+    logits = reduced.logits[row, top:bottom, left:right]
+    scores = float(reduced.iou[row]), float(reduced.stability[row])
+    return Drawn(logits, (x + left, y + top), reduced.boxes[row], *scores)
+
+
+def settled(judgement: Judgement, key: PairKey, placement: Placement, *, refined: int = NOT_REFINED) -> Verdict:
+    """A judgement on a pair as a verdict on the working grid; ``refined`` is as of ``ObjectBatch``."""
+    drawn = judgement.drawn
+    if drawn is None:
+        return Verdict(reason=judgement.reason, cut=judgement.cut)
+    packed = logits_onto_grid(drawn.logits, placement.to_grid(key).shifted(*drawn.xy), placement.grid)
     if packed is None:
         return Verdict(reason="the answer is smaller than a pixel of the working resolution, or outside the region")
-    return Verdict(FoundObject(*packed, 0, float(reduced.iou[row]), float(reduced.stability[row])), cut=cut)
+    return Verdict(FoundObject(*packed, 0, drawn.iou, drawn.stability, refined=refined), cut=judgement.cut)
 
 
-def _objection(reduced: _Answers, row: int, area: int, placement: Placement, settings: SegmentSettings) -> str:
+def _objection(reduced: ReducedAnswers, row: int, inside: int, placement: Placement, settings: SegmentSettings) -> str:
     """Why an answer cannot be used, or nothing."""
     iou, stability = float(reduced.iou[row]), float(reduced.stability[row])
     if not iou >= settings.min_iou:
         return f"predicted IoU {iou:.2f} is below segment.min_iou {settings.min_iou:g}"
     if not stability >= settings.min_stability:
         return f"stability {stability:.2f} is below segment.min_stability {settings.min_stability:g}"
+    area = int(reduced.area[row])
     if area > MAX_FILL * placement.input_size**2:
         return "the answer fills the whole patch"
-    if reduced.inside[row] < MIN_INSIDE * area:
+    if inside < MIN_INSIDE * area:
         return "most of the answer lies outside the prompt"
     return ""
 
 
-def _cut_by_patch(box: np.ndarray, key: PairKey, placement: Placement) -> bool:
+def cut_by_patch(box: np.ndarray, key: PairKey, placement: Placement) -> bool:
     """Whether a mask ends at a border of its patch beyond which the working grid goes on."""
     size, grid = placement.input_size, placement.grid
     x0, y0, x1, y1 = placement.to_grid(key).apply(np.array([[0, 0], [size, size]])).reshape(4)

@@ -1,0 +1,160 @@
+"""The models of a worker process: built once, used by all its threads, one call at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
+from wsi_pipeline.run.job import SlideJob
+from wsi_pipeline.segment.refine import RefineStage
+from wsi_pipeline.workflow import ModelSettings, Workflow
+
+
+@dataclass
+class ModelClock:
+    """What one task needed the models for.
+
+    Attributes:
+        seconds: in a model.
+        spent: the same with the wait for it.
+        encoded: patches that an image encoder computed.
+        recalled: patches whose embedding was there already.
+    """
+
+    seconds: float = 0.0
+    spent: float = 0.0
+    encoded: int = 0
+    recalled: int = 0
+
+
+_one_at_a_time = threading.Lock()
+_local = threading.local()
+
+
+@contextmanager
+def model_clock() -> Iterator[ModelClock]:
+    """Measure this thread's calls of models."""
+    _local.clock = clock = ModelClock()
+    yield clock
+    _local.clock = ModelClock()
+
+
+@dataclass
+class SharedModel:
+    """A model for all threads of a worker: one thread infers while the others read and write."""
+
+    model: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def encode(self, pairs: PairImages) -> Any:
+        with self._alone():
+            return self.model.encode(pairs)
+
+    def decode(
+        self, embedding: Any, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+    ) -> MaskBatch:
+        with self._alone():
+            answer: MaskBatch = self.model.decode(embedding, prompts, margin=margin, guesses=guesses)
+            return answer
+
+    def refine(
+        self,
+        embedding: Any,
+        coarse: np.ndarray,
+        image_index: np.ndarray,
+        *,
+        margin: float | None = None,
+        points: int = 0,
+    ) -> MaskBatch:
+        with self._alone():
+            answer: MaskBatch = self.model.refine(embedding, coarse, image_index, margin=margin, points=points)
+            return answer
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        encoder = getattr(self.model, "encoder", None)
+        asked = time.perf_counter()
+        with _one_at_a_time:
+            started = time.perf_counter()
+            before = (encoder.computed, encoder.recalled) if encoder else (0, 0)
+            yield
+            after = (encoder.computed, encoder.recalled) if encoder else (0, 0)
+            ended = time.perf_counter()
+        clock: ModelClock | None = getattr(_local, "clock", None)
+        if clock is not None:
+            clock.seconds += ended - started
+            clock.spent += ended - asked
+            clock.encoded += after[0] - before[0]
+            clock.recalled += after[1] - before[1]
+
+
+_building = threading.Lock()
+
+
+@lru_cache(maxsize=2)
+def _build(settings: ModelSettings, dtype: str, embeddings: Path | None) -> SharedModel:
+    from wsi_pipeline.models.registry import build_segmenter
+
+    model = build_segmenter(settings, dtype=dtype)
+    encoder = getattr(model, "encoder", None)
+    if embeddings is not None and encoder is not None:
+        encoder.keep_in(embeddings)
+    return SharedModel(model)
+
+
+def shared_model(settings: ModelSettings, dtype: str, embeddings: Path | None = None) -> SharedModel:
+    """This process's model."""
+    with _building:  # two threads asking at once must not build it twice
+        return _build(settings, dtype, embeddings)
+
+
+def segmenter_of(job: SlideJob) -> SharedModel | None:
+    """This process's model for a job's segment stage, where it has one."""
+    settings = job.workflow.segment
+    return None if settings is None else shared_model(settings, job.dtypes["segment"], job.embeddings)
+
+
+def refiner_of(job: SlideJob) -> RefineStage | None:
+    """This process's model for a job's refine stage, where it has one."""
+    settings = job.workflow.refine
+    if settings is None:
+        return None
+    return RefineStage(shared_model(settings, job.dtypes["refine"], job.embeddings), settings)
+
+
+def prepare_models(workflow: Workflow, dtypes: dict[str, str]) -> dict[str, Any]:
+    """Choose the precision of each stage, unless it is given, and build the models.
+
+    Returns:
+        ``dtypes`` by stage, the ``reasons`` for them, and ``input_size`` in px.
+
+    Raises:
+        ValueError: the stages take patches of different sizes.
+    """
+    from wsi_pipeline.models.precision import choose_precision
+
+    chosen, reasons, sizes = dict(dtypes), dict.fromkeys(dtypes, "as the run began with"), set()
+    for stage, settings in (("segment", workflow.segment), ("refine", workflow.refine)):
+        if settings is None:
+            continue
+        if stage not in chosen:
+            if settings.precision == "auto" and "segment" in chosen:
+                chosen[stage], reasons[stage] = chosen["segment"], "as the segment stage, whose embeddings it shares"
+            else:
+                choice = choose_precision(settings)
+                chosen[stage], reasons[stage] = choice.dtype, choice.reason
+        sizes.add(shared_model(settings, chosen[stage]).input_size)
+    if len(sizes) > 1:
+        raise ValueError(f"the segment and the refine stage take patches of {sorted(sizes)} px and cannot share them")
+    return {"dtypes": chosen, "reasons": reasons, "input_size": sizes.pop()}

@@ -1,0 +1,41 @@
+"""Where a tile lies and what of it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsi_pipeline.geometry import Affine2D
+from wsi_pipeline.tiling.plan import Tile, TilePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What masks of a tile need to know about it.
+
+    Attributes:
+        to_level0: maps its px to level-0 px.
+        mpp: µm per tile px.
+        limits: (4,) int64 ``x0, y0, x1, y1`` of the part that lies on the working grid, tile px; masks end there.
+        asked: (4,) ``x0, y0, x1, y1`` of the part whose objects are asked about, tile px.
+    """
+
+    to_level0: Affine2D
+    mpp: float
+    limits: np.ndarray
+    asked: np.ndarray
+
+    @classmethod
+    def of_tile(cls, tile: Tile, plan: TilePlan, *, slack: float) -> Ground:
+        """A tile of a plan, asked about in its core and ``slack`` px around it."""
+        grid, corner = plan.grid, np.array([tile.x, tile.y, tile.x, tile.y])
+        limits = np.clip(np.array([0, 0, grid.width, grid.height]) - corner, 0, tile.size)
+        asked = np.array(tile.core) - corner + slack * np.array([-1, -1, 1, 1])
+        return cls(grid.to_level0.shifted(tile.x, tile.y), grid.mpp, limits, asked)
+
+    @classmethod
+    def whole(cls, size: int, mpp: float) -> Ground:
+        """All of an image of ``size`` px that is no part of a slide."""
+        bounds = np.array([0, 0, size, size])
+        return cls(Affine2D(), mpp, bounds, bounds)

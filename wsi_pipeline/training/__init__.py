@@ -1,0 +1,1 @@
+"""Training heads on frozen backbones: losses and simulated prompts."""
