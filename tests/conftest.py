@@ -37,6 +37,9 @@ THRESHOLD = {
 }
 """Settings that replace the network of a workflow by the plug-in."""
 
+REFINED = THRESHOLD | {"refine.model": "threshold", "refine.device": "cpu", "refine.precision": "fp32"}
+"""The same for a workflow with a refine stage."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -135,6 +138,7 @@ class Tools:
     command: Sequence[str] = tuple(COMMAND)
     plugin: Path = PLUGIN
     threshold: dict[str, Any] = field(default_factory=lambda: dict(THRESHOLD))
+    refined: dict[str, Any] = field(default_factory=lambda: dict(REFINED))
 
 
 @pytest.fixture(scope="session")

@@ -209,7 +209,7 @@ def prompted(tools: Any, cluster: str, good: Path, tmp_path_factory: pytest.Temp
         if name != "without":
             raw = content if isinstance(content, bytes) else content.encode()
             (folder / "prompts" / f"{name}{suffix}").write_bytes(raw)
-    words = ["-w", "refine-annotations", *tools.arguments(tools.threshold), "--prompts", folder / "prompts"]
+    words = ["-w", "refine-annotations", *tools.arguments(tools.refined), "--prompts", folder / "prompts"]
     slides = sorted(folder.glob("*.tif"))
     return tools.call_here("run", *slides, *words, "-o", folder / "out", "--scheduler", cluster), folder / "out"
 
@@ -308,7 +308,7 @@ def test_nothing_to_do_is_said(tools: Any, tmp_path: Path) -> None:
 
 
 def test_prompt_files_are_asked_for(tools: Any, plugin: None, good: Path, tmp_path: Path) -> None:
-    base = ["run", good, "-w", "refine-annotations", "-o", tmp_path / "out", *tools.arguments(tools.threshold)]
+    base = ["run", good, "-w", "refine-annotations", "-o", tmp_path / "out", *tools.arguments(tools.refined)]
     (tmp_path / "p.geojson").write_text(collection(BOX))
     shutil.copy(good, tmp_path / "other.tif")
     for more, message in (

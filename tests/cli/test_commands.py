@@ -198,7 +198,7 @@ def test_export_of_something_else_is_bad_input(tools: Any, finished: Path, tmp_p
 def test_models_list_has_the_plug_in(tools: Any, plugin: None) -> None:
     result = tools.call_here("models", "list", "--json")
     names = [model["name"] for model in json.loads(result.out)["models"]]
-    assert names == ["sam", "wsi-sam", "threshold"]
+    assert names == ["sam", "hq-sam", "pa-sam", "wsi-sam", "threshold"]
 
 
 def test_workflows_are_listed_shown_checked_and_described(tools: Any, tmp_path: Path) -> None:
@@ -252,7 +252,8 @@ def test_automatic_workflow_runs(
 def test_workflow_on_annotations_keeps_ids_names_and_classes(
     tools: Any, cluster: str, discs: Path, annotations: Path, tmp_path: Path, workflow: str
 ) -> None:
-    words = tools.arguments(tools.threshold | {"export.csv": True})
+    models = tools.refined if workflow == "refine-annotations" else tools.threshold
+    words = tools.arguments(models | {"export.csv": True})
     result = tools.call_here(
         "run", discs, "-w", workflow, "--prompts", annotations, "-o", tmp_path, "--scheduler", cluster, *words
     )

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi_pipeline.models.coarse_prompts import bounding_boxes
 from wsi_pipeline.models.registry import ModelSpec
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
-from wsi_pipeline.workflow import SegmentSettings
+from wsi_pipeline.workflow import ModelSettings
 
 DARK = 160
 """Grey value below which a pixel belongs to an object."""
@@ -49,6 +50,18 @@ class ThresholdSegmenter:
             logits[row, y0:y1, x0:x1] = np.where(grey < DARK, 6, -6)
         return MaskBatch(logits, np.zeros((len(boxes), 2), np.int64), np.full(len(boxes), 0.9, np.float32))
 
+    def refine(
+        self,
+        embedding: np.ndarray,
+        coarse: np.ndarray,
+        image_index: np.ndarray,
+        *,
+        margin: float | None = None,
+        points: int = 0,
+    ) -> MaskBatch:
+        boxes = bounding_boxes(coarse > 0) * np.float32(self.input_size / self.mask_size)
+        return self.decode(embedding, PromptBatch(image_index, boxes=boxes))
+
     def _boxes(self, prompts: PromptBatch) -> np.ndarray:
         """(N, 4) int64, grown by a pixel and cut to the patch."""
         if prompts.boxes is not None:
@@ -59,13 +72,13 @@ class ThresholdSegmenter:
         return np.clip(np.rint(boxes), 0, self.input_size).astype(np.int64)
 
 
-def _build(settings: SegmentSettings, *, device: str, dtype: str) -> ThresholdSegmenter:
+def _build(settings: ModelSettings, *, device: str, dtype: str) -> ThresholdSegmenter:
     return ThresholdSegmenter(float(os.environ.get("THRESHOLD_MODEL_DELAY", "0")))
 
 
 SPEC = ModelSpec(
     name="threshold",
-    roles=("Segmenter",),
+    roles=("Segmenter", "Refiner"),
     description="dark pixels inside the prompt, for tests",
     build=_build,
     weight_files=lambda settings: {"backbone": Path(__file__)},

@@ -15,7 +15,7 @@ from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.segment.decoding import decode_in_calls, select
 from wsi_pipeline.segment.found import FoundObject, collect
 from wsi_pipeline.segment.memory import in_halves
-from wsi_pipeline.segment.objects import ObjectBatch
+from wsi_pipeline.segment.objects import KEPT_COARSE, ObjectBatch
 from wsi_pipeline.segment.placement import Box, PairKey, Placement
 from wsi_pipeline.segment.questions import Question, batch, pose
 from wsi_pipeline.segment.redraw import Placed, own_outline, redraw_answers, redraw_outlines
@@ -126,6 +126,8 @@ def _input_size(segmenter: Segmenter | None, refine: RefineStage | None) -> int:
 
 def _issues(prompt: Prompt, verdict: Verdict, kept: FoundObject | None) -> list[PromptIssue]:
     """What the report should say about a prompt: nothing, or one issue."""
+    if verdict.found is not None and verdict.found.refined == KEPT_COARSE and prompt.kind == "mask":
+        return [PromptIssue(prompt.id, "kept outline", "the refined mask is another object, see refine.min_agreement")]
     if verdict.found is not None:
         reason = "the object reaches beyond the largest patch allowed by segment.max_growth"
         return [PromptIssue(prompt.id, "cut", reason)] if verdict.cut else []
