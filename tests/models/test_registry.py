@@ -20,6 +20,7 @@ from wsi_pipeline.models.registry import (
     ModelSpec,
     available_models,
     build_segmenter,
+    check_models,
     check_prompt_kinds,
     check_prompts,
     find_model,
@@ -34,6 +35,8 @@ from wsi_pipeline.workflow import (
     QuPathPrompts,
     SegmentSettings,
     TissueBoxPrompts,
+    Workflow,
+    parse_workflow,
 )
 
 LITE_MEDSAM = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
@@ -271,3 +274,38 @@ def test_plug_in_that_does_not_load_harms_nobody_else(
         find_model("broken")
     with pytest.raises(WorkflowError, match="other: the plug-in is no ModelSpec"):
         find_model("other")
+
+
+def _workflow(**sections: Any) -> Workflow:
+    return parse_workflow({"name": "test", "mpp": 0.5, "prompts": {"source": "nucleus-detector"}, **sections})
+
+
+def test_a_refine_stage_is_checked_like_a_segment_stage() -> None:
+    assert check_models(_workflow(segment="sam", refine="pa-sam")) == []
+    with pytest.raises(WorkflowError, match=r"refine\.model: no such model: sharper"):
+        check_models(_workflow(segment="sam", refine="sharper"))
+    with pytest.raises(WorkflowError, match=r"refine\.backbone: no such backbone: swin"):
+        check_models(_workflow(segment="sam", refine={"model": "hq-sam", "backbone": "swin"}))
+
+
+def test_the_high_quality_token_alone_needs_a_trained_branch() -> None:
+    with pytest.raises(WorkflowError, match=r"segment\.hq_token_only: .* not trained"):
+        check_models(_workflow(segment={"model": "hq-sam", "hq_token_only": True}))
+
+
+def test_guesses_asked_of_a_model_without_them_are_a_warning() -> None:
+    (warning,) = check_models(_workflow(segment={"model": "sam", "multimask": True}))
+    assert warning == "segment.multimask: lite-medsam gives one mask per prompt, and that one is taken"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hq-sam", "pa-sam"])
+def test_an_untrained_head_answers_as_its_backbone(name: str) -> None:
+    patch, boxes = reference_pair(256)
+    prompts = PromptBatch(np.zeros(len(boxes), np.int64), boxes=boxes)
+    answers = []
+    for model in ("sam", name):
+        segmenter = build_segmenter(_settings(model=model), dtype="fp32")
+        answers.append(segmenter.decode(segmenter.encode(patch), prompts, margin=0.5))
+    np.testing.assert_allclose(answers[0].logits, answers[1].logits, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(answers[0].iou, answers[1].iou, rtol=1e-3, atol=1e-3)

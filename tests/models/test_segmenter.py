@@ -219,6 +219,18 @@ def test_prompts_of_other_kinds_are_refused(lite_medsam, embedding):
         segmenter.decode(embedding, PromptBatch(np.zeros(1, np.int64)))
 
 
+@pytest.mark.parametrize("box", [(-90, -80, -20, -10), (300, 20, 400, 90), (-50, 40, 30, 90), (20, 20, 20, 20)])
+def test_a_prompt_outside_the_patch_or_of_no_size_is_answered_and_harms_no_other(lite_medsam, embedding, box):
+    segmenter = SamSegmenter(lite_medsam)
+    inside = np.array([[40, 40, 90, 80]], np.float32)
+    boxes = np.concatenate([np.array([box], np.float32), inside])
+    both = segmenter.decode(embedding, PromptBatch(np.zeros(2, np.int64), boxes=boxes), margin=0.5)
+    assert np.isfinite(both.logits).all()
+    assert (both.origin >= 0).all()
+    alone = segmenter.decode(embedding, PromptBatch(np.zeros(1, np.int64), boxes=inside), margin=0.5)
+    np.testing.assert_allclose(whole(both, 256)[1], whole(alone, 256)[0], rtol=2e-5, atol=2e-5)
+
+
 def test_no_prompts_give_no_masks(lite_medsam, embedding):
     nothing = PromptBatch(np.zeros(0, np.int64), boxes=np.zeros((0, 4), np.float32))
     answer = SamSegmenter(lite_medsam).decode(embedding, nothing, margin=0.2)

@@ -76,6 +76,32 @@ def test_both_stages_see_the_same_pairs(fakes, workflow) -> None:
         np.testing.assert_array_equal(one.low, other.low)
 
 
+@pytest.mark.parametrize("size", [32, 256])
+def test_a_refiner_of_another_patch_size_sees_the_same_fields(fakes, workflow, size) -> None:
+    slide = fakes.slide(ELLIPSES, 200, 150)
+    segmenter, refiner = blur(fakes.segmenter), fakes.refiner(input_size=size, mask_size=16)
+    for batch in dense(fakes, workflow, slide, segmenter, stage(refiner)):
+        assert (batch.refined == REFINED).all()
+        for index in np.flatnonzero(batch.seam == 0):
+            mask = fakes.mask(batch, index, GRID)
+            agreements = [
+                (mask & true).sum() / (mask | true).sum()
+                for true in (fakes.slide([one], 200, 150).on(GRID) for one in ELLIPSES)
+            ]
+            assert max(agreements) > (0.95 if size > 64 else 0.75)
+    assert {pairs.high.shape[1] for pairs in refiner.encoded} == {size}
+    outlined, _ = segment_prompts(
+        slide,
+        [outline(*ELLIPSES[3], "box", "box")],
+        GRID,
+        fakes.segmenter(),
+        workflow("qupath"),
+        {},
+        refine=stage(refiner),
+    )
+    assert outlined.refined.tolist() == [REFINED]
+
+
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_mask_the_refiner_leaves_stays_and_is_counted(fakes, workflow, answers) -> None:
     slide = fakes.slide(ELLIPSES, 200, 150)
@@ -135,7 +161,7 @@ def test_an_empty_mask_is_left_alone(fakes, shape) -> None:
     size = 64
     embedding = fakes.refiner().encode(type("Pairs", (), {"high": np.full((1, size, size, 3), 255, np.uint8)}))
     masks = [CoarseMask(0, (5, 5), np.zeros(shape, bool)), CoarseMask(0, (5, 5), np.zeros((4, 4), bool))]
-    (part,) = sharpen(fakes.refiner(), embedding, masks, np.array([[0, 0, size, size]] * 2), RefineSettings())
+    (part,) = sharpen(stage(fakes.refiner()), embedding, masks, np.array([[0, 0, size, size]] * 2), size)
     assert not part.accepted.any()
 
 
@@ -145,7 +171,7 @@ def test_ten_thousand_masks_are_asked_about_in_bounded_calls(fakes, monkeypatch)
     pairs = type("Pairs", (), {"high": np.full((1, size, size, 3), 40, np.uint8)})
     masks = [CoarseMask(0, (i % 60, i // 60 % 60), np.ones((3, 3), bool)) for i in range(10_000)]
     limits = np.tile([0, 0, size, size], (len(masks), 1))
-    rows = np.concatenate([part.rows for part in sharpen(refiner, pairs, masks, limits, RefineSettings(points=0))])
+    rows = np.concatenate([part.rows for part in sharpen(stage(refiner, points=0), pairs, masks, limits, size)])
     assert sorted(rows.tolist()) == list(range(10_000))
     assert max(len(coarse) * refiner.mask_size**2 for coarse, _, _ in refiner.asked) <= 2**18
 

@@ -24,7 +24,8 @@ _TEMPLATE = """<!doctype html>
 <p>{{ workflow.description }}</p>
 <p>{% for state, count in counts %}
 <span class="{{ state }}">{{ count }} {{ state }}</span>{{ ", " if not loop.last }}{% endfor %}
- · working resolution {{ workflow.mpp }} µm/px{% for stage, dtype in (model.dtypes or {}).items() %} · {{ stage }} in {{ dtype }}{% endfor %}
+ · working resolution {{ workflow.mpp }} µm/px
+{% for stage, dtype in (model.dtypes or {}).items() %} · {{ stage }} in {{ dtype }}{% endfor %}
  · wsi-pipeline {{ host.wsi_pipeline }}</p>
 {% if weights %}<p><small>weights:
 {% for w in weights %}{{ w.stage }}, {{ w.role }}: {{ w.file }} <code>{{ w.sha256[:12] }}</code> {% endfor %}

@@ -237,23 +237,24 @@ def check_prompt_kinds(settings: ModelSettings, kinds: Iterable[str], *, where: 
     )
 
 
-def check_models(workflow: Workflow) -> None:
-    """Refuse what the models of a workflow cannot do, and warn of what they will not do, before anything runs.
+def check_models(workflow: Workflow) -> list[str]:
+    """Refuse what the models of a workflow cannot do, before anything runs.
+
+    Returns:
+        Warnings: what they will do otherwise than asked.
 
     Raises:
         WorkflowError: naming the section, the model and what to change.
         WeightsError: a weight file is missing or of another kind.
     """
-    for settings in (workflow.segment, workflow.refine):
-        if settings is not None:
-            _check_model(settings)
+    stages = [settings for settings in (workflow.segment, workflow.refine) if settings is not None]
+    warnings = [warning for settings in stages for warning in _check_model(settings)]
     if workflow.segment is not None and workflow.prompts is not None:
         check_prompts(workflow.segment, workflow.prompts)
-    if workflow.segment is not None and workflow.refine is not None:
-        _check_patches(workflow.segment, workflow.refine)
+    return warnings
 
 
-def _check_model(settings: ModelSettings) -> None:
+def _check_model(settings: ModelSettings) -> list[str]:
     section, spec = section_of(settings), find_model(settings.model, section=section_of(settings))
     role = "Refiner" if section == "refine" else "Segmenter"
     if role not in spec.roles:
@@ -266,25 +267,8 @@ def _check_model(settings: ModelSettings) -> None:
             fix=f"Set it to false, or give {section}.weights",
         )
     if settings.multimask and backbone is not None and not BACKBONES[backbone].guesses:
-        logger.warning(
-            "%s.multimask: %s gives one mask per prompt, and that one is taken", section, BACKBONES[backbone].name
-        )
-
-
-def _check_patches(segment: ModelSettings, refine: ModelSettings) -> None:
-    sizes = []
-    for settings in (segment, refine):
-        name = _backbone(find_model(settings.model, section=section_of(settings)), settings)
-        if name is None:  # a plug-in says only once it is built
-            return
-        sizes.append((name, BACKBONES[name].input_size))
-    if sizes[0][1] != sizes[1][1]:
-        facts = [f"{name} takes patches of {size} px" for name, size in sizes]
-        raise WorkflowError(
-            f"segment and refine cannot share patches: {', '.join(facts)}",
-            where="refine.backbone",
-            fix="Set both backbones to ones of the same patch size",
-        )
+        return [f"{section}.multimask: {backbone} gives one mask per prompt, and that one is taken"]
+    return []
 
 
 def _backbone(spec: ModelSpec, settings: ModelSettings) -> str | None:

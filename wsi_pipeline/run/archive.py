@@ -79,13 +79,15 @@ def run_archive(
         embeddings=None if options.embeddings is None else Path(os.path.abspath(options.embeddings)),
     )
     weights: list[dict[str, Any]] = []
-    check_models(workflow)
+    notes = check_models(workflow)
     for stage, settings in (("segment", workflow.segment), ("refine", workflow.refine)):
         if settings is not None:
             weights += [{"stage": stage} | facts for facts in weights_of(settings)]
     prompt_files = _prompt_files(paths, workflow, options)
     ledger = _open_output(options.output, workflow, overwrite=options.overwrite)
     reporter = reporter or reporter_for()
+    for note in notes:
+        reporter.say(note)
     try:
         with (
             _terminable(),

@@ -137,14 +137,12 @@ def prepare_models(workflow: Workflow, dtypes: dict[str, str]) -> dict[str, Any]
     """Choose the precision of each stage, unless it is given, and build the models.
 
     Returns:
-        ``dtypes`` by stage, the ``reasons`` for them, and ``input_size`` in px.
-
-    Raises:
-        ValueError: the stages take patches of different sizes.
+        ``dtypes`` by stage, the ``reasons`` for them, and ``input_size``: px of the patches the first stage takes.
     """
     from wsi_pipeline.models.precision import choose_precision
 
-    chosen, reasons, sizes = dict(dtypes), dict.fromkeys(dtypes, "as the run began with"), set()
+    chosen, reasons = dict(dtypes), dict.fromkeys(dtypes, "as the run began with")
+    sizes: list[int] = []
     for stage, settings in (("segment", workflow.segment), ("refine", workflow.refine)):
         if settings is None:
             continue
@@ -154,7 +152,5 @@ def prepare_models(workflow: Workflow, dtypes: dict[str, str]) -> dict[str, Any]
             else:
                 choice = choose_precision(settings)
                 chosen[stage], reasons[stage] = choice.dtype, choice.reason
-        sizes.add(shared_model(settings, chosen[stage]).input_size)
-    if len(sizes) > 1:
-        raise ValueError(f"the segment and the refine stage take patches of {sorted(sizes)} px and cannot share them")
-    return {"dtypes": chosen, "reasons": reasons, "input_size": sizes.pop()}
+        sizes.append(shared_model(settings, chosen[stage]).input_size)
+    return {"dtypes": chosen, "reasons": reasons, "input_size": sizes[0]}

@@ -21,7 +21,7 @@ from wsi_pipeline.segment.crops import Crop, cut_by_crop, lay_out, onto_tile
 from wsi_pipeline.segment.ground import Ground
 from wsi_pipeline.segment.packed import PackedCandidate
 from wsi_pipeline.segment.reduced import ReducedAnswers
-from wsi_pipeline.segment.refine import RefineStage, refine_candidates
+from wsi_pipeline.segment.refine import RefineStage, encode_again, refine_candidates
 from wsi_pipeline.segment.small_regions import without_small_regions
 from wsi_pipeline.segment.suppression import rank, suppress
 from wsi_pipeline.tiling.read import GridReader, read_pairs
@@ -152,8 +152,10 @@ def find_on_tiles(
         read = partial(_read_crop, slide, finder.segmenter, ground, images.context_factor)
         found = finder.find(tile, ground, read)
         if refine is not None and found:
+            size = finder.segmenter.input_size
             rows, limits = np.zeros(len(found), np.int64), np.tile(ground.limits, (len(found), 1))
-            redrawn = refine_candidates(refine, refine.refiner.encode(tile), found, rows, limits)
+            embedding = encode_again(refine, slide, [ground.pair(size, images.context_factor)], tile)
+            redrawn = refine_candidates(refine, embedding, found, rows, limits, size)
             found = _by_position(finder.distinct(redrawn))
         yield number, found
 

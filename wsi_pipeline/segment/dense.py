@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from wsi_pipeline.segment.objects import (
     ObjectBatch,
     quantise_logits,
 )
-from wsi_pipeline.segment.refine import RefineStage, refine_candidates
+from wsi_pipeline.segment.refine import RefineStage, encode_again, refine_candidates
 from wsi_pipeline.segment.suppression import rank, suppress
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 from wsi_pipeline.tiling.read import GridReader, read_pairs
@@ -38,6 +39,10 @@ BLANK_RANGE = 8
 SLACK = 0.25
 """Prompts this share of the overlap beyond the core are asked too: two detectors' boxes of one object on a seam differ
 by less, so the object is found on at least one side, and asking farther out costs decodes that the neighbour makes."""
+
+
+OnTiles = list[tuple[int, list[Candidate]]]
+"""Rows of a batch's tiles, ascending, and the objects on each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,8 @@ def segment_batch(
         finder = MaskFinder(segmenter, workflow.prompts, workflow.segment.nms_iou)
         found = find_on_tiles(finder, slide, images, grounds, refine)
     elif len(questions := _find_questions(prompter, images, grounds)):
-        found = _answer_all(segmenter, images, questions, grounds, workflow.segment, refine)
+        again = None if refine is None else partial(_refined, refine, slide, images, grounds)
+        found = _answer_all(segmenter, images, questions, grounds, workflow.segment, again)
         scores = questions.scores
     for row, kept in found:
         for candidate in kept:
@@ -157,20 +163,19 @@ def _answer_all(
     questions: Questions,
     grounds: Sequence[Ground],
     settings: SegmentSettings,
-    refine: RefineStage | None,
-) -> list[tuple[int, list[Candidate]]]:
-    """The objects of each tile with a question; no other tile is encoded."""
-    of_tile = np.array([ground.limits for ground in grounds])
-    limits = of_tile[questions.tile]
+    again: Callable[[OnTiles, Sequence[int]], OnTiles] | None,
+) -> OnTiles:
+    """The objects of each tile with a question, drawn ``again`` if wanted; no other tile is encoded."""
+    limits = np.array([ground.limits for ground in grounds])[questions.tile]
 
-    def answer(asked: Sequence[int]) -> list[tuple[int, list[Candidate]]]:
+    def answer(asked: Sequence[int]) -> OnTiles:
         of_these = np.flatnonzero(np.isin(questions.tile, asked))
         embedding = segmenter.encode(select(images, np.array(asked)))
         batches = _prompt_batches(questions, of_these, np.array(asked), segmenter.prompt_kinds)
         side = np.zeros(len(questions))
         for rows, prompts in batches:
             side[rows] = window_sides(prompts, segmenter.input_size, settings.window_margin)
-        objects: list[tuple[int, list[Candidate]]] = []
+        objects: OnTiles = []
         for group in _tile_groups(questions.tile[of_these], side[of_these]):
             candidates: dict[int, list[Candidate]] = {int(row): [] for row in group}
             for rows, prompts in batches:
@@ -178,28 +183,29 @@ def _answer_all(
                 for candidate in _decode(segmenter, embedding, rows[mine], take(prompts, mine), limits, settings):
                     candidates[int(questions.tile[candidate.row])].append(candidate)
             objects += [(row, _best(found, questions.scores, settings)) for row, found in candidates.items()]
-        if refine is None:
+        if again is None:
             return objects
-        seen = refine.refiner.encode(select(images, np.array(asked)))
-        drawn = _refined(refine, seen, objects, asked, of_tile)
-        return [(row, _best(found, questions.scores, settings)) for row, found in drawn]
+        return [(row, _best(found, questions.scores, settings)) for row, found in again(objects, asked)]
 
     return in_halves(answer, np.unique(questions.tile).tolist())
 
 
 def _refined(
     stage: RefineStage,
-    embedding: Any,
-    objects: Sequence[tuple[int, list[Candidate]]],
+    slide: GridReader,
+    images: PairImages,
+    grounds: Sequence[Ground],
+    objects: OnTiles,
     asked: Sequence[int],
-    limits: np.ndarray,
-) -> list[tuple[int, list[Candidate]]]:
-    """The objects of each tile drawn again; ``limits`` (T, 4) are those of the batch's tiles."""
-    image = {row: number for number, row in enumerate(asked)}
+) -> OnTiles:
+    """The objects of the tiles ``asked`` drawn again."""
+    size = images.high.shape[1]
+    pairs = [grounds[row].pair(size, images.context_factor) for row in asked]
+    embedding = encode_again(stage, slide, pairs, select(images, np.array(asked)))
     every = [(row, one) for row, found in objects for one in found]
-    rows = np.array([row for row, _ in every], np.int64)
-    images = np.array([image[row] for row in rows.tolist()], np.int64)
-    drawn = iter(refine_candidates(stage, embedding, [one for _, one in every], images, limits[rows]))
+    of_row = np.searchsorted(asked, [row for row, _ in every])
+    limits = np.array([grounds[row].limits for row, _ in every]).reshape(-1, 4)
+    drawn = iter(refine_candidates(stage, embedding, [one for _, one in every], of_row, limits, size))
     return [(row, [next(drawn) for _ in found]) for row, found in objects]
 
 

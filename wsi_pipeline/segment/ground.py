@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsi_pipeline.geometry import Affine2D
-from wsi_pipeline.tiling.plan import Tile, TilePlan
+from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,10 @@ class Ground:
         limits = np.clip(np.array([0, 0, grid.width, grid.height]) - corner, 0, tile.size)
         asked = np.array(tile.core) - corner + slack * np.array([-1, -1, 1, 1])
         return cls(grid.to_level0.shifted(tile.x, tile.y), grid.mpp, limits, asked)
+
+    def pair(self, size: int, context_factor: float) -> PatchPair:
+        """The tile, of ``size`` px, as the high patch of a pair."""
+        return PatchPair.of_patch(self.to_level0, size, context_factor)
 
     @classmethod
     def whole(cls, size: int, mpp: float) -> Ground:

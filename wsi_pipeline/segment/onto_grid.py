@@ -88,6 +88,14 @@ def _averaged(own: np.ndarray, to_grid: Affine2D) -> tuple[np.ndarray, Affine2D]
     return blocks.mean(axis=(1, 3)), Affine2D(tx=(x - left) // factor, ty=(y - top) // factor)
 
 
+def enlarged(values: np.ndarray, factor: int) -> np.ndarray:
+    """A raster (h, w) with ``factor`` px for every one along both sides, interpolated between px centres."""
+    height, width = values.shape
+    return _bilinear(
+        values, (np.arange(width * factor) + 0.5) / factor, (np.arange(height * factor) + 0.5) / factor
+    ).astype(values.dtype)
+
+
 def _bilinear(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Values at the points of a raster (columns ``x``, rows ``y``, px corners integer); level beyond the border."""
     row, down = _between(y, values.shape[0])

@@ -19,7 +19,7 @@ from wsi_pipeline.segment.objects import KEPT_COARSE, ObjectBatch
 from wsi_pipeline.segment.placement import Box, PairKey, Placement
 from wsi_pipeline.segment.questions import Question, batch, pose
 from wsi_pipeline.segment.redraw import Placed, own_outline, redraw_answers, redraw_outlines
-from wsi_pipeline.segment.refine import RefineStage
+from wsi_pipeline.segment.refine import RefineStage, encode_again
 from wsi_pipeline.segment.verdicts import Asked, Drawn, Judgement, Verdict, judge, settled
 from wsi_pipeline.tiling.read import GridReader, prefetch, read_pairs
 from wsi_pipeline.workflow import QuPathPrompts, SegmentSettings, Workflow
@@ -93,7 +93,9 @@ def segment_prompts(
     Returns:
         The objects in the order of their prompts, and every prompt without a whole answer with the reason.
     """
-    settings, size = workflow.segment or SegmentSettings(), _input_size(segmenter, refine)
+    settings = workflow.segment or SegmentSettings()
+    models = (segmenter, None if refine is None else refine.refiner)
+    size = next(model.input_size for model in models if model is not None)
     job = _Job(
         slide,
         segmenter,
@@ -115,13 +117,6 @@ def segment_prompts(
             objects.append(replace(kept, class_id=class_id, prompt_id=prompt.id))
     no_logits = np.zeros((0, size, size), np.int8)
     return collect(objects, no_logits, np.zeros((0, 2))), issues
-
-
-def _input_size(segmenter: Segmenter | None, refine: RefineStage | None) -> int:
-    sizes = {model.input_size for model in (segmenter, refine.refiner if refine else None) if model is not None}
-    if len(sizes) != 1:
-        raise ValueError(f"the stages need patches of one size, not of {sorted(sizes)}")
-    return sizes.pop()
 
 
 def _issues(prompt: Prompt, verdict: Verdict, kept: FoundObject | None) -> list[PromptIssue]:
@@ -207,7 +202,8 @@ def _ask_pairs(
                 else:
                     drawn.append((where, judgement.drawn))
     if job.refine is not None and (drawn or outlines):
-        embedding = job.refine.refiner.encode(images)
+        pairs = [job.placement.pair(key) for key in on_pair]
+        embedding = encode_again(job.refine, job.slide, pairs, images)
         yield from redraw_answers(job.refine, embedding, drawn, job.placement)
         asked_for = [(where, prompts[where.number]) for where in outlines]
         yield from redraw_outlines(job.refine, embedding, asked_for, job.placement)

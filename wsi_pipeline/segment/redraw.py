@@ -78,8 +78,7 @@ def _sharpened(
     """Rows of masks and their new ones; None where the coarse one has to stay."""
     if not masks:
         return
-    for part in sharpen(
-        stage.refiner, embedding, masks, whole_patches(len(masks), placement.input_size), stage.settings
-    ):
+    size = placement.input_size
+    for part in sharpen(stage, embedding, masks, whole_patches(len(masks), size), size):
         for index, row in enumerate(part.rows.tolist()):
             yield row, drawn_of(part.found, index) if part.accepted[index] else None

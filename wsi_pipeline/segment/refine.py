@@ -8,13 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from wsi_pipeline.models.roles import Refiner
+from wsi_pipeline.models.roles import MaskBatch, PairImages, Refiner
 from wsi_pipeline.segment.candidates import Candidate, cut_out
+from wsi_pipeline.segment.components import BACKGROUND
 from wsi_pipeline.segment.decoding import ANSWER_PX
 from wsi_pipeline.segment.objects import KEPT_COARSE, REFINED
+from wsi_pipeline.segment.onto_grid import enlarged
 from wsi_pipeline.segment.questions import COARSE_LOGIT
 from wsi_pipeline.segment.reduced import ReducedAnswers, reduce_answers
+from wsi_pipeline.tiling.plan import PatchPair
+from wsi_pipeline.tiling.read import GridReader, read_pairs
 from wsi_pipeline.workflow import RefineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class RefineStage:
+    """A workflow's refine section and the model it names."""
+
+    refiner: Refiner
+    settings: RefineSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +60,65 @@ class Sharpened:
 
 
 def sharpen(
-    refiner: Refiner, embedding: Any, masks: Sequence[CoarseMask], limits: np.ndarray, settings: RefineSettings
+    stage: RefineStage, embedding: Any, masks: Sequence[CoarseMask], limits: np.ndarray, size: int
 ) -> Iterator[Sharpened]:
     """Draw masks again, in calls whose answers fit in memory.
 
     Args:
-        refiner: draws them.
-        embedding: of the pairs the masks lie on, by its ``encode``.
+        stage: who draws, and how it is asked.
+        embedding: of the pairs the masks lie on, by its refiner's ``encode``.
         masks: N of them.
         limits: (N, 4) ``x0, y0, x1, y1`` of the patch that counts, patch px.
-        settings: of the stage.
+        size: side of the patches that masks and limits are in px of. The refiner may see the same field in patches of
+            another size.
 
     Yields:
-        Answers to some of the masks; every mask once.
+        Answers to some of the masks, in the same px; every mask once.
     """
-    size = refiner.input_size
+    refiner, settings = stage.refiner, stage.settings
+    scale = refiner.input_size / size
     sides = np.array([max(one.mask.shape) for one in masks], np.float64)
     if settings.window_margin is None:
         sides[:] = size
     else:
         sides = np.clip(sides * (1 + 2 * settings.window_margin), 1, size)
-    for rows in _calls(np.maximum(sides, refiner.mask_size)):
+    for rows in _calls(np.maximum(sides * max(scale, 1), refiner.mask_size)):
         coarse = np.stack([_coarse_logits(masks[row], size, refiner.mask_size) for row in rows])
         images = np.array([masks[row].image for row in rows], np.int64)
         answers = refiner.refine(embedding, coarse, images, margin=settings.window_margin, points=settings.points)
+        answers = _at_scale(answers, scale)
         shape = answers.logits.shape[1:]
         before = np.stack([_in_window(masks[row], xy, shape) for row, xy in zip(rows, answers.origin, strict=True)])
         found = reduce_answers(answers, before, limits[rows], parts="large")
         area = np.array([np.count_nonzero(masks[row].mask) for row in rows])
         yield Sharpened(rows, found, _agreement(found, before, area) >= max(settings.min_agreement, 1e-9))
+
+
+def encode_again(stage: RefineStage, slide: GridReader, pairs: Sequence[PatchPair], images: PairImages) -> Any:
+    """B pairs, of which ``images`` were read, embedded by the refiner; read anew where it takes another size."""
+    size = stage.refiner.input_size
+    if images.high.shape[1] != size:
+        images = read_pairs(slide, [pair.resized(size) for pair in pairs], low=stage.refiner.uses_low_patch)
+    return stage.refiner.encode(images)
+
+
+def _at_scale(answers: MaskBatch, scale: float) -> MaskBatch:
+    """Answers of a patch with ``scale`` px for every px wanted, in the px that are wanted.
+
+    Windows start and end at cells of the embedding, which are whole px at every size there is.
+    """
+    if scale == 1:
+        return answers
+    if scale > 1:
+        px = round(scale)
+        n, height, width = answers.logits.shape
+        # one px of certain background must not outvote its neighbours
+        sure = np.clip(answers.logits, BACKGROUND, -BACKGROUND)
+        blocks = sure.reshape(n, height // px, px, width // px, px)
+        return MaskBatch(blocks.mean(axis=(2, 4)), answers.origin // px, answers.iou)
+    px = round(1 / scale)
+    logits = np.stack([enlarged(logits, px) for logits in answers.logits])
+    return MaskBatch(logits, answers.origin * px, answers.iou)
 
 
 def _calls(sides: np.ndarray) -> Iterator[np.ndarray]:
@@ -116,16 +158,13 @@ def _agreement(found: ReducedAnswers, before: np.ndarray, area: np.ndarray) -> n
     return np.asarray(common / np.maximum(found.area + area - common, 1))
 
 
-@dataclass(frozen=True, slots=True)
-class RefineStage:
-    """A workflow's refine section and the model it names."""
-
-    refiner: Refiner
-    settings: RefineSettings
-
-
 def refine_candidates(
-    stage: RefineStage, embedding: Any, candidates: Sequence[Candidate], images: np.ndarray, limits: np.ndarray
+    stage: RefineStage,
+    embedding: Any,
+    candidates: Sequence[Candidate],
+    images: np.ndarray,
+    limits: np.ndarray,
+    size: int,
 ) -> list[Candidate]:
     """Candidates with their new masks, in the same order; those the guard holds back with their own.
 
@@ -135,13 +174,14 @@ def refine_candidates(
         candidates: N of them.
         images: (N,) pair of each within the embedding.
         limits: (N, 4) ``x0, y0, x1, y1`` of the patch that counts, patch px.
+        size: side of the patches that candidates and limits are in px of.
     """
     masks = [
         CoarseMask(int(image), (int(one.box[0]), int(one.box[1])), one.mask)
         for image, one in zip(images, candidates, strict=True)
     ]
     refined: dict[int, Candidate] = {}
-    for part in sharpen(stage.refiner, embedding, masks, limits, stage.settings):
+    for part in sharpen(stage, embedding, masks, limits, size):
         for index, (row, accepted) in enumerate(zip(part.rows.tolist(), part.accepted, strict=True)):
             coarse = candidates[row]
             new = cut_out(part.found, index, coarse.row) if accepted else coarse

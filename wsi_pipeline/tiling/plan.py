@@ -169,19 +169,26 @@ class PatchPair:
     @classmethod
     def around(cls, x: float, y: float, *, scale: tuple[float, float], size: int, context_factor: float) -> PatchPair:
         """The pair centred on level-0 point (x, y) whose high px measure ``scale`` level-0 px."""
-        return cls._of(Affine2D(*scale, x - scale[0] * size / 2, y - scale[1] * size / 2), size, context_factor)
+        return cls.of_patch(Affine2D(*scale, x - scale[0] * size / 2, y - scale[1] * size / 2), size, context_factor)
 
     @classmethod
     def of_tile(cls, tile: Tile, grid: PixelGrid, context_factor: float) -> PatchPair:
         """The pair whose high patch is a tile of the working grid, pixel by pixel."""
-        return cls._of(grid.to_level0.shifted(tile.x, tile.y), tile.size, context_factor)
+        return cls.of_patch(grid.to_level0.shifted(tile.x, tile.y), tile.size, context_factor)
 
     @classmethod
-    def _of(cls, high: Affine2D, size: int, context_factor: float) -> PatchPair:
+    def of_patch(cls, high: Affine2D, size: int, context_factor: float) -> PatchPair:
+        """The pair whose high patch maps to level 0 by ``high``."""
         # high px of the low patch's corner: the centre minus c times half a side
         corner = size / 2 * (1 - context_factor)
         low = high.after(Affine2D(context_factor, context_factor, corner, corner))
         return cls(high, low, size, context_factor)
+
+    def resized(self, size: int) -> PatchPair:
+        """The same fields in patches of ``size`` px."""
+        share = self.size / size
+        high = Affine2D(self.high.sx * share, self.high.sy * share, self.high.tx, self.high.ty)
+        return self.of_patch(high, size, self.context_factor)
 
     def high_to_low(self, xy: np.ndarray) -> np.ndarray:
         """Points (..., 2) of the high patch in px of the low patch."""
