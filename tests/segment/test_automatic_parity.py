@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -153,23 +152,22 @@ def stained(seed: int, size: int = 256) -> np.ndarray:
     return image.clamp(0, 245).byte().numpy()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"box_nms_thresh": 0.5, "pred_iou_thresh": 0.8},
-        {"stability_score_offset": 2.5, "stability_score_thresh": 0.85},
-        {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0},
-        {"min_mask_region_area": 40},
-        {"crop_n_layers": 1, "crop_overlap_ratio": SQUARE},
-        {"crop_n_layers": 2, "crop_overlap_ratio": SQUARE, "crop_n_points_downscale_factor": 2, "crop_nms_thresh": 0.5},
-        {"crop_n_layers": 1, "crop_overlap_ratio": SQUARE, "min_mask_region_area": 90, "box_nms_thresh": 0.9},
-    ],
-)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_same_masks_of_the_same_scores(options: dict[str, Any], seed: int, official_discs: OfficialSam) -> None:
+CASES = [
+    {},
+    {"box_nms_thresh": 0.5, "pred_iou_thresh": 0.8},
+    {"stability_score_offset": 2.5, "stability_score_thresh": 0.85},
+    {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0},
+    {"min_mask_region_area": 40},
+    {"points_per_side": 8, "crop_n_layers": 1, "crop_overlap_ratio": SQUARE},
+    {"crop_n_layers": 2, "crop_overlap_ratio": SQUARE, "crop_n_points_downscale_factor": 2, "crop_nms_thresh": 0.5},
+    {"points_per_side": 8, "crop_n_layers": 1, "crop_overlap_ratio": SQUARE, "min_mask_region_area": 90},
+]
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_the_same_masks_of_the_same_scores(number: int, official_discs: OfficialSam) -> None:
     loose = {"points_per_side": 12, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.9}
-    theirs, ours = both(Discs(), official_discs, stained(seed), **loose | options)
+    theirs, ours = both(Discs(), official_discs, stained(number), **loose | CASES[number])
     overlap, apart = likeness(theirs, ours)
     assert len(ours) == len(theirs) > 8
     assert overlap.min() == 1
@@ -288,7 +286,8 @@ def test_sam_gives_nearly_the_same_masks_on_crops_whose_sides_differ_by_a_px(sam
     options = LOOSE | {"points_per_side": 4, "crop_n_layers": 1}
     theirs, ours = both(*sams, reference_pair(1024)[0].high[0], **options)
     overlap, _ = likeness(theirs, ours)
-    print(len(theirs), len(ours), np.sort(overlap)[:10])
+    assert abs(len(ours) - len(theirs)) <= 1
+    assert np.mean(overlap >= 0.9) >= 0.95
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------

@@ -12,43 +12,18 @@ from torch import nn
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.checkpoints import load_into, read_state_dict
 from wsi_pipeline.models.hq_sam import HqSam, HqSamSegmenter, build_hq_sam
-from wsi_pipeline.models.mask_decoder import MaskDecoder
 from wsi_pipeline.models.pa_sam.model import PaSam, build_pa_sam
 from wsi_pipeline.models.pa_sam.segmenter import PaSamSegmenter
 from wsi_pipeline.models.resolve import WeightPlan
 from wsi_pipeline.models.sam import Sam, SamSegmenter, build_sam
+from wsi_pipeline.models.segmenter import BatchedSegmenter
 from wsi_pipeline.models.wsi_sam import WsiSam, WsiSamSegmenter, build_wsi_sam, init_wsi_head
 from wsi_pipeline.workflow import ModelSettings
 
 Model = TypeVar("Model", bound=nn.Module)
+Headed = TypeVar("Headed", HqSam, PaSam)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def build_sam_segmenter(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> SamSegmenter:
-    """SAM with the weights of a plan.
-
-    Raises:
-        WeightsError: a file does not fit.
-        WorkflowError: unknown dtype.
-    """
-    return SamSegmenter(load_sam(plan), **_placement(settings, device, dtype))
-
-
-def build_hq_sam_segmenter(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> HqSamSegmenter:
-    """HQ-SAM with the weights of a plan; raises as ``build_sam_segmenter``."""
-    model = load_hq_sam(plan)
-    return HqSamSegmenter(model, hq_token_only=settings.hq_token_only, **_placement(settings, device, dtype))
-
-
-def build_pa_sam_segmenter(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> PaSamSegmenter:
-    """PA-SAM with the weights of a plan; raises as ``build_sam_segmenter``."""
-    return PaSamSegmenter(load_pa_sam(plan), edges=settings.edges, **_placement(settings, device, dtype))
-
-
-def build_wsi_sam_segmenter(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> WsiSamSegmenter:
-    """WSI-SAM with the weights of a plan; raises as ``build_sam_segmenter``."""
-    return WsiSamSegmenter(load_wsi_sam(plan), **_placement(settings, device, dtype))
 
 
 def load_sam(plan: WeightPlan) -> Sam:
@@ -60,30 +35,12 @@ def load_sam(plan: WeightPlan) -> Sam:
 
 def load_hq_sam(plan: WeightPlan) -> HqSam:
     """The HQ-SAM of a plan, fp32, on the CPU, in evaluation mode; without a trained branch it answers as SAM does."""
-    model = _seeded(build_hq_sam, plan)
-    if "hq-sam" in plan.files:
-        _fill(model, plan.files["hq-sam"])
-        return model
-    own = _take_encoders(model, plan)
-    if "hq-decoder" in plan.files:
-        _fill(model.mask_decoder, plan.files["hq-decoder"])
-    else:
-        model.mask_decoder.start_from(own)
-    return model.eval()
+    return _with_head(_seeded(build_hq_sam, plan), plan, "hq")
 
 
 def load_pa_sam(plan: WeightPlan) -> PaSam:
     """The PA-SAM of a plan, fp32, on the CPU, in evaluation mode; without a trained adapter it answers as SAM does."""
-    model = _seeded(build_pa_sam, plan)
-    if "pa-sam" in plan.files:
-        _fill(model, plan.files["pa-sam"])
-        return model
-    own = _take_encoders(model, plan)
-    if "pa-decoder" in plan.files:
-        _fill(model.mask_decoder, plan.files["pa-decoder"])
-    else:
-        model.mask_decoder.start_from(own)
-    return model.eval()
+    return _with_head(_seeded(build_pa_sam, plan), plan, "pa")
 
 
 def load_wsi_sam(plan: WeightPlan) -> WsiSam:
@@ -119,15 +76,19 @@ def _seeded(build: Callable[[str], Model], plan: WeightPlan) -> Model:
         return build(plan.backbone.variant)
 
 
-def _take_encoders(model: Sam, plan: WeightPlan) -> MaskDecoder:
-    """Give a model the encoders of the plan's SAM; returns that SAM's decoder."""
+def _with_head(model: Headed, plan: WeightPlan, system: str) -> Headed:
+    """Fill a model whose decoder is SAM's and more: from one file, or SAM's and the decoder's, or from SAM's alone."""
+    if f"{system}-sam" in plan.files:
+        _fill(model, plan.files[f"{system}-sam"])
+        return model
     sam = load_sam(plan)
     model.image_encoder, model.prompt_encoder = sam.image_encoder, sam.prompt_encoder
-    return sam.mask_decoder
-
-
-def _placement(settings: ModelSettings, device: str, dtype: str) -> dict[str, Any]:
-    return {"device": device, "dtype": _dtype(dtype), "multimask": settings.multimask}
+    if f"{system}-decoder" in plan.files:
+        _fill(model.mask_decoder, plan.files[f"{system}-decoder"])
+    else:
+        model.mask_decoder.start_from(sam.mask_decoder)
+    model.eval()
+    return model
 
 
 def _fill(module: nn.Module, path: Path) -> None:
@@ -139,3 +100,32 @@ def _dtype(name: str) -> torch.dtype:
         return DTYPES[name]
     except KeyError:
         raise WorkflowError(f"no such precision: {name}", where="segment.precision", fix="Use fp32 or bf16") from None
+
+
+_LOADERS: dict[str, Callable[[WeightPlan], Any]] = {
+    "sam": load_sam,
+    "hq-sam": load_hq_sam,
+    "pa-sam": load_pa_sam,
+    "wsi-sam": load_wsi_sam,
+}
+_SEGMENTERS: dict[str, Callable[..., BatchedSegmenter]] = {
+    "sam": SamSegmenter,
+    "hq-sam": HqSamSegmenter,
+    "pa-sam": PaSamSegmenter,
+    "wsi-sam": WsiSamSegmenter,
+}
+_OPTIONS = {"hq-sam": ("hq_token_only",), "pa-sam": ("edges",)}
+"""Settings of a section that only these systems have."""
+
+
+def build(system: str, plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> BatchedSegmenter:
+    """One of the systems built on SAM, with the weights of a plan, ready to answer.
+
+    Raises:
+        WeightsError: a file does not fit.
+        WorkflowError: unknown dtype.
+    """
+    options = {name: getattr(settings, name) for name in _OPTIONS.get(system, ())}
+    return _SEGMENTERS[system](
+        _LOADERS[system](plan), device=device, dtype=_dtype(dtype), multimask=settings.multimask, **options
+    )

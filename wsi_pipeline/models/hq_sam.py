@@ -12,12 +12,10 @@ from torch import Tensor
 
 from wsi_pipeline.models.hq_decoder import HqMaskDecoder
 from wsi_pipeline.models.layers import EncoderOutput
-from wsi_pipeline.models.mask_decoder import CellWindows
 from wsi_pipeline.models.placing import placed
-from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
+from wsi_pipeline.models.prompt_embedding import embed_prompts
 from wsi_pipeline.models.sam import Sam, Variant, find_variant
-from wsi_pipeline.models.segmenter import BatchedSegmenter, PairEmbedding, reuse
-from wsi_pipeline.models.two_way import ImageSide
+from wsi_pipeline.models.segmenter import BatchedSegmenter, DecoderCall, PairEmbedding
 
 
 class HqSam(Sam):
@@ -72,31 +70,17 @@ class HqSamSegmenter(BatchedSegmenter):
         self._decoder = placed(sam.mask_decoder, self.device, self.dtype)
         self._hq_token_only = hq_token_only
 
-    def _answer(
-        self,
-        embedding: PairEmbedding,
-        images: Tensor,
-        prompts: PromptTensors,
-        windows: CellWindows | None,
-        memo: dict[str, Any],
-        *,
-        guesses: bool,
-    ) -> tuple[Tensor, Tensor]:
-        embedded = embed_prompts(self._prompt_encoder, prompts)
-        seen = EncoderOutput(embedding.high.embedding[images], embedding.high.early[images])
-
-        def image_side() -> ImageSide:
-            return self._decoder.image_side(seen.embedding, self._position, embedded.dense)
-
-        features = reuse(memo, "features", images, lambda: self._decoder.image_features(*seen))
-        # a mask of its own makes the image's tokens the prompt's
-        image = image_side() if prompts.masks is not None else reuse(memo, "image", images, image_side)
+    def _answer(self, embedding: PairEmbedding, asked: DecoderCall) -> tuple[Tensor, Tensor]:
+        embedded = embed_prompts(self._prompt_encoder, asked.prompts)
+        seen = EncoderOutput(embedding.high.embedding[asked.images], embedding.high.early[asked.images])
+        features = asked.per_image("features", lambda: self._decoder.image_features(*seen))
+        image = asked.image_side(lambda: self._decoder.image_side(seen.embedding, self._position, embedded.dense))
         decoded = self._decoder.decode(image, embedded.sparse, embedded.padding)
         return self._decoder.draw(
             decoded,
             features,
             self._decoder.token_vector(decoded),
-            ambiguous=self._ambiguous(prompts, guesses=guesses),
-            windows=windows,
+            ambiguous=self._ambiguous(asked),
+            windows=asked.windows,
             hq_token_only=self._hq_token_only,
         )

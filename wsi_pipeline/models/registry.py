@@ -86,9 +86,7 @@ def _built_in(name: str, plan: Plan, description: str, status: str) -> ModelSpec
     def build(settings: ModelSettings, *, device: str, dtype: str) -> Segmenter:
         from wsi_pipeline.models import builders
 
-        make = getattr(builders, f"build_{name.replace('-', '_')}_segmenter")
-        segmenter: Segmenter = make(plan(settings, section=section_of(settings)), settings, device=device, dtype=dtype)
-        return segmenter
+        return builders.build(name, plan(settings, section=section_of(settings)), settings, device=device, dtype=dtype)
 
     return ModelSpec(
         name=name,

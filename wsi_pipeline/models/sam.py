@@ -18,11 +18,11 @@ from wsi_pipeline.errors import PromptError, WeightsError
 from wsi_pipeline.models.backbones.tiny_vit import TinyViT, lite_medsam_encoder, mobile_sam_encoder
 from wsi_pipeline.models.backbones.vit import VIT_SIZES, ViTEncoder
 from wsi_pipeline.models.layers import EncoderOutput
-from wsi_pipeline.models.mask_decoder import CHANNELS, CellWindows, MaskDecoder
+from wsi_pipeline.models.mask_decoder import CHANNELS, MaskDecoder
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.preprocess import SAM_PIXELS, UNIT_PIXELS, PixelScale, pad_to_square, restore
-from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
-from wsi_pipeline.models.segmenter import BatchedSegmenter, PairEmbedding, reuse
+from wsi_pipeline.models.prompt_embedding import embed_prompts
+from wsi_pipeline.models.segmenter import BatchedSegmenter, DecoderCall, PairEmbedding
 from wsi_pipeline.models.two_way import ImageSide
 
 Encoder = ViTEncoder | TinyViT
@@ -198,27 +198,17 @@ class SamSegmenter(BatchedSegmenter):
         self._decoder = placed(sam.mask_decoder, self.device, self.dtype)
         self.n_guesses = len(sam.mask_decoder.guesses()) if sam.variant.guesses else 1
 
-    def _answer(
-        self,
-        embedding: PairEmbedding,
-        images: Tensor,
-        prompts: PromptTensors,
-        windows: CellWindows | None,
-        memo: dict[str, Any],
-        *,
-        guesses: bool,
-    ) -> tuple[Tensor, Tensor]:
-        embedded = embed_prompts(self._prompt_encoder, prompts)
-
-        def image_side() -> ImageSide:
-            return self._decoder.image_side(embedding.high.embedding[images], self._position, embedded.dense)
-
-        image = image_side() if prompts.masks is not None else reuse(memo, "image", images, image_side)
+    def _answer(self, embedding: PairEmbedding, asked: DecoderCall) -> tuple[Tensor, Tensor]:
+        embedded = embed_prompts(self._prompt_encoder, asked.prompts)
+        image = asked.image_side(lambda: self._image_side(embedding, asked.images, embedded.dense))
         decoded = self._decoder.decode(image, embedded.sparse, embedded.padding)
-        if guesses and self.n_guesses > 1:
+        if asked.guesses and self.n_guesses > 1:
             numbers = self._decoder.guesses()
-            vectors, iou = self._decoder.mask_vectors(decoded, numbers), self._decoder.iou(decoded)
-            iou = iou[..., numbers.start : numbers.stop]
+            vectors = self._decoder.mask_vectors(decoded, numbers)
+            iou = self._decoder.iou(decoded)[..., numbers.start : numbers.stop]
         else:
-            vectors, iou = self._decoder.best_vector(decoded, self._ambiguous(prompts, guesses=guesses))
-        return self._decoder.masks(self._decoder.upscale(decoded, windows), vectors), iou
+            vectors, iou = self._decoder.best_vector(decoded, self._ambiguous(asked))
+        return self._decoder.masks(self._decoder.upscale(decoded, asked.windows), vectors), iou
+
+    def _image_side(self, embedding: PairEmbedding, images: Tensor, dense: Tensor) -> ImageSide:
+        return self._decoder.image_side(embedding.high.embedding[images], self._position, dense)

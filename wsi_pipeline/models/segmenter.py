@@ -54,6 +54,41 @@ class PairEmbedding:
     guide: Any = None
 
 
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderCall:
+    """P prompts on each of b images, to be answered at once.
+
+    Attributes:
+        images: (b,) int64, numbers of the images within their embedding.
+        prompts: (b, P) prompts.
+        windows: cells to draw; None for all.
+        guesses: whether all guesses are wanted.
+        memo: what earlier calls of the same ``decode`` left for ``per_image``.
+    """
+
+    images: Tensor
+    prompts: PromptTensors
+    windows: CellWindows | None
+    guesses: bool
+    memo: dict[str, Any]
+
+    def per_image(self, name: str, compute: Callable[[], Value]) -> Value:
+        """``compute()``, or what it gave under that name when the same images were asked about the last time."""
+        key = self.images.tolist()
+        of_images, value = self.memo.get(name, (None, None))
+        if of_images != key:
+            value = compute()
+            self.memo[name] = key, value
+        return value
+
+    def image_side(self, compute: Callable[[], Value]) -> Value:
+        """What decoding needs of the images: shared by calls, unless masks of the prompts are part of it."""
+        return compute() if self.prompts.masks is not None else self.per_image("image side", compute)
+
+
 class BatchedSegmenter(ABC):
     """Base of the segmenters; a subclass says how prompts on an embedding are answered.
 
@@ -114,35 +149,22 @@ class BatchedSegmenter(ABC):
         return PairEmbedding(high, low, pairs.context_factor)
 
     @abstractmethod
-    def _answer(
-        self,
-        embedding: PairEmbedding,
-        images: Tensor,
-        prompts: PromptTensors,
-        windows: CellWindows | None,
-        memo: dict[str, Any],
-        *,
-        guesses: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def _answer(self, embedding: PairEmbedding, asked: DecoderCall) -> tuple[Tensor, Tensor]:
         """Answer P prompts on each of b images with K masks each.
 
         Args:
             embedding: what ``encode`` returned.
-            images: (b,) int64, numbers of the images within the embedding.
-            prompts: (b, P) prompts.
-            windows: cells to draw; None for all.
-            memo: a place for what the next call on the same images can use; ``reuse`` does the bookkeeping.
-            guesses: whether K is ``n_guesses``, else it is 1.
+            asked: the prompts; K is ``n_guesses`` if it wants guesses, else 1.
 
         Returns:
             (b, P, K, 4h', 4w') float32 logits and (b, P, K) float32 predicted IoU.
         """
 
-    def _ambiguous(self, prompts: PromptTensors, *, guesses: bool) -> Tensor | None:
+    def _ambiguous(self, asked: DecoderCall) -> Tensor | None:
         """(b, P) bool: prompts whose mask is the best of three guesses; None for none."""
-        if self._multimask is None and not guesses:
-            return prompts.ambiguous() if self.variant.guesses else None
-        return prompts.all_of_them() if self.variant.guesses and self._multimask is not False else None
+        if self._multimask is None and not asked.guesses:
+            return asked.prompts.ambiguous() if self.variant.guesses else None
+        return asked.prompts.all_of_them() if self.variant.guesses and self._multimask is not False else None
 
     @torch.inference_mode()
     def decode(
@@ -181,7 +203,7 @@ class BatchedSegmenter(ABC):
             tensors = PromptTensors.of(prompts, call.rows, self.device)
             index = torch.from_numpy(call.images).to(self.device)
             cells = self._cells(windows, call.rows)
-            logits, iou = self._answer(embedding, index, tensors, cells, memo, guesses=guesses)
+            logits, iou = self._answer(embedding, DecoderCall(index, tensors, cells, guesses, memo))
             rows = answers * call.rows.reshape(-1, 1) + np.arange(answers)
             canvas.put(rows.ravel(), logits.flatten(0, 2), iou.flatten())
         return canvas.masks()
@@ -228,19 +250,6 @@ class BatchedSegmenter(ABC):
         first = torch.from_numpy(drawn.start[rows]).to(self.device)
         cells = torch.arange(side, device=self.device)
         return CellWindows(rows=first[..., 1:] + cells, columns=first[..., :1] + cells)
-
-
-Value = TypeVar("Value")
-
-
-def reuse(memo: dict[str, Any], name: str, images: Tensor, compute: Callable[[], Value]) -> Value:
-    """``compute()``, or what it gave under that name for the same images the last time."""
-    key = images.tolist()
-    of_images, value = memo.get(name, (None, None))
-    if of_images != key:
-        value = compute()
-        memo[name] = key, value
-    return value
 
 
 class _Canvas:

@@ -23,7 +23,7 @@ from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.preprocess import restore
 from wsi_pipeline.models.prompt_embedding import EmbeddedPrompts, PromptTensors, embed_prompts
 from wsi_pipeline.models.sam import Sam, Variant, find_variant
-from wsi_pipeline.models.segmenter import BatchedSegmenter, PairEmbedding, reuse
+from wsi_pipeline.models.segmenter import BatchedSegmenter, DecoderCall, PairEmbedding
 from wsi_pipeline.models.two_way import ImageSide
 
 
@@ -184,24 +184,15 @@ class WsiSamSegmenter(BatchedSegmenter):
         )
         self._strict = strict
 
-    def _answer(
-        self,
-        embedding: PairEmbedding,
-        images: Tensor,
-        prompts: PromptTensors,
-        windows: CellWindows | None,
-        memo: dict[str, Any],
-        *,
-        guesses: bool,
-    ) -> tuple[Tensor, Tensor]:
-        moved = prompts.in_low_patch(self.input_size, embedding.context_factor, floor=self._strict)
-        high, low = (embed_prompts(self._prompt_encoder, p) for p in (prompts, moved))
+    def _answer(self, embedding: PairEmbedding, asked: DecoderCall) -> tuple[Tensor, Tensor]:
+        moved = asked.prompts.in_low_patch(self.input_size, embedding.context_factor, floor=self._strict)
+        high, low = (embed_prompts(self._prompt_encoder, p) for p in (asked.prompts, moved))
 
         def prepare() -> PairSide:
             assert embedding.low is not None
-            seen = EncoderOutput(embedding.high.embedding[images], embedding.high.early[images])
-            context = embedding.low.embedding[images]
+            seen = EncoderOutput(embedding.high.embedding[asked.images], embedding.high.early[asked.images])
+            context = embedding.low.embedding[asked.images]
             return self._decoders.prepare(seen, context, self._position, (high.dense, low.dense))
 
-        pair = prepare() if prompts.masks is not None else reuse(memo, "pair", images, prepare)
-        return self._decoders(pair, high, low, ambiguous=self._ambiguous(prompts, guesses=guesses), windows=windows)
+        pair = asked.image_side(prepare)
+        return self._decoders(pair, high, low, ambiguous=self._ambiguous(asked), windows=asked.windows)

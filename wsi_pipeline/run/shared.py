@@ -11,9 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
 from wsi_pipeline.run.job import SlideJob
 from wsi_pipeline.segment.refine import RefineStage
 from wsi_pipeline.workflow import ModelSettings, Workflow
@@ -48,6 +45,9 @@ def model_clock() -> Iterator[ModelClock]:
     _local.clock = ModelClock()
 
 
+_CALLS = frozenset({"encode", "decode", "refine"})
+
+
 @dataclass
 class SharedModel:
     """A model for all threads of a worker: one thread infers while the others read and write."""
@@ -55,31 +55,15 @@ class SharedModel:
     model: Any
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+        value = getattr(self.model, name)
+        if name not in _CALLS:
+            return value
 
-    def encode(self, pairs: PairImages) -> Any:
-        with self._alone():
-            return self.model.encode(pairs)
+        def call(*arguments: Any, **options: Any) -> Any:
+            with self._alone():
+                return value(*arguments, **options)
 
-    def decode(
-        self, embedding: Any, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
-    ) -> MaskBatch:
-        with self._alone():
-            answer: MaskBatch = self.model.decode(embedding, prompts, margin=margin, guesses=guesses)
-            return answer
-
-    def refine(
-        self,
-        embedding: Any,
-        coarse: np.ndarray,
-        image_index: np.ndarray,
-        *,
-        margin: float | None = None,
-        points: int = 0,
-    ) -> MaskBatch:
-        with self._alone():
-            answer: MaskBatch = self.model.refine(embedding, coarse, image_index, margin=margin, points=points)
-            return answer
+        return call
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
