@@ -258,3 +258,11 @@ def test_many_prompts_and_negatives_are_matched_at_once(tmp_path):
         _feature(shapely.MultiPoint(grid + 5), "Ignore*"),
     ).prompts
     assert all((prompt.negative == prompt.positive + 5).all() for prompt in prompts)
+
+
+def test_what_was_nested_says_in_which_object(tmp_path):
+    inner = _feature(shapely.Point(30, 30).buffer(5), "Nucleus", 2)
+    outer = _feature(shapely.Point(30, 30).buffer(20), "Gland", 1, childObjects=[inner])
+    prompts = {prompt.class_name: prompt for prompt in _read(tmp_path, outer).prompts}
+    assert prompts["Nucleus"].metadata["parent_id"] == prompts["Gland"].id == _ID.format(1)
+    assert "parent_id" not in prompts["Gland"].metadata

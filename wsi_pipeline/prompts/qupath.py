@@ -137,7 +137,8 @@ class _Sorting:
                 name=item.name,
                 object_type="annotation" if item.object_type == "annotation" else "detection",
                 locked=item.locked,
-                metadata=dict(item.metadata),
+                # QuPath writes objects flat; what was nested says in which object
+                metadata=dict(item.metadata) | ({"parent_id": item.parent} if item.parent else {}),
                 measurements=dict(item.measurements),
             )
         )

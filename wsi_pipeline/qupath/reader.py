@@ -7,7 +7,7 @@ crosses itself (QuPath up to 0.5 wrote those) are taken; ``validate`` is the str
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class QuPathObject:
         class_name: as QuPath shows it (``Tumor: Positive``), or None.
         class_color: colour the file gives the class, or None.
         name, color, locked, measurements, metadata: the object's own.
+        parent: id of the object it is nested in, or None.
         repaired: the outline was not valid and was mended.
         place: file and feature, for messages.
         collection: the other members of the FeatureCollection it came in.
@@ -56,6 +57,7 @@ class QuPathObject:
     locked: bool = False
     measurements: Mapping[str, float] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    parent: str | None = None
     repaired: bool = False
     place: str = ""
     collection: Mapping[str, Any] = field(default_factory=dict)
@@ -84,17 +86,20 @@ def _as_feature(element: Element) -> Mapping[str, Any] | None:
     return value if value.get("type") == "Feature" else None
 
 
-def _objects(feature: Mapping[str, Any], element: Element, path: Path, place: str) -> Iterator[QuPathObject]:
+def _objects(
+    feature: Mapping[str, Any], element: Element, path: Path, place: str, parent: str | None = None
+) -> Iterator[QuPathObject]:
     where = feature_place(path, element, place)
     try:
-        yield _object(feature, where, element.collection)
+        item = replace(_object(feature, where, element.collection), parent=parent)
     except Malformed as error:
         raise GeoJSONError(str(error), where=where, fix="Correct or remove that feature") from None
+    yield item
     properties = _members(feature.get("properties"))
     children = properties.get("childObjects", properties.get("children"))
     for number, child in enumerate(children if isinstance(children, list) else []):
         if isinstance(child, dict):
-            yield from _objects(child, element, path, f"{place}.childObjects[{number}]")
+            yield from _objects(child, element, path, f"{place}.childObjects[{number}]", item.id)
 
 
 def _object(feature: Mapping[str, Any], where: str, collection: Mapping[str, Any]) -> QuPathObject:
