@@ -5,6 +5,7 @@ python benchmarks/automatic.py --points 8
 
 Both have the same vit_b of weights made from names, the same 1024 px of a real slide, the same points (those on
 tissue) and the same settings. The image is encoded once, by our encoder, before the clock starts; neither side encodes.
+The weights are changed a little so that masks are not noise (``point_minded``).
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from segment_anything.modeling import Sam as OfficialSam
 from torch import Tensor, nn
 
 from wsi_pipeline.geometry import Region
+from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
 from wsi_pipeline.models.sam import Sam, SamSegmenter, build_sam
+from wsi_pipeline.models.segmenter import PairEmbedding
 from wsi_pipeline.prompts.grid import PointGrid
 from wsi_pipeline.segment.automatic import MaskFinder
 from wsi_pipeline.segment.candidates import Candidate
@@ -99,21 +102,24 @@ def official_sam(sam: Sam, encoder: nn.Module) -> OfficialSam:
 
 
 def likeness(theirs: list[dict[str, Any]], ours: list[Candidate]) -> tuple[np.ndarray, np.ndarray]:
-    """For each of their masks the best IoU with one of ours, and how far the scores of that pair differ at most."""
+    """For each of N masks of theirs the best IoU (N,) with one of ours, and how far predicted IoU and stability of that
+    pair differ (N, 2)."""
     size = len(theirs[0]["segmentation"])
-    mine = np.stack([drawn(one, size).ravel() for one in ours])
+    mine = _packed(np.stack([drawn(one, size) for one in ours]))
+    other = _packed(np.stack([one["segmentation"] for one in theirs]))
+    scores = np.array([(one.iou, one.stability) for one in ours])
     wanted = np.array([(one["predicted_iou"], one["stability_score"]) for one in theirs])
-    differs = np.abs(np.array([(one.iou, one.stability) for one in ours]) - wanted[:, None]).max(axis=2)
-    area = np.count_nonzero(mine, axis=1)
-    pairs = []
-    for one, apart in zip(theirs, differs, strict=True):
-        mask = one["segmentation"].ravel()
-        common = np.count_nonzero(mine & mask, axis=1)
-        iou = common / (area + np.count_nonzero(mask) - common)
-        best = np.lexsort((apart, -iou))[0]
-        pairs.append((iou[best], apart[best]))
-    overlap, apart = np.array(pairs).T
+    overlap, apart = np.empty(len(theirs)), np.empty((len(theirs), 2))
+    for row, (mask, their_scores) in enumerate(zip(other, wanted, strict=True)):
+        common, either = (np.bitwise_count(bits).sum(axis=1) for bits in (mine & mask, mine | mask))
+        iou, differs = common / either, np.abs(scores - their_scores)
+        best = np.lexsort((differs.max(axis=1), -iou))[0]
+        overlap[row], apart[row] = iou[best], differs[best]
     return overlap, apart
+
+
+def _packed(masks: np.ndarray) -> np.ndarray:
+    return np.packbits(masks.reshape(len(masks), -1), axis=1).view(np.uint64)
 
 
 def drawn(one: Candidate, size: int) -> np.ndarray:
@@ -157,23 +163,32 @@ class Known(nn.Module):
 
 
 def prepared(image: np.ndarray) -> tuple[Sam, Encoded, dict[str, float]]:
-    """The model, with masks of a tenth of the tile on average, and thresholds that a quarter of them passes."""
+    """The model with masks of a twentieth of the tile on average, and thresholds that about a third of them passes."""
     sam = point_minded(made_from_names().fill_(build_sam("vit_b")))
     segmenter = SamSegmenter(sam)
-    embedding = segmenter.encode(PairImages(image[None]))
+    embedding = _smooth(segmenter.encode(PairImages(image[None])))
     along = (np.arange(4) + 0.5) * SIZE / 4
     points = np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 1, 2).astype(np.float32)
     probe = PromptBatch(np.zeros(16, np.int64), points=points, point_labels=np.ones((16, 1), np.int64))
     answers = segmenter.decode(embedding, probe, guesses=True)
-    thresholds = np.quantile(answers.logits.reshape(16, 3, -1), 0.9, axis=(0, 2))
+    thresholds = np.quantile(answers.logits.reshape(16, 3, -1), 0.95, axis=(0, 2)).astype(np.float32)
     set_thresholds(sam, thresholds)
-    stable = stability(answers.logits - np.tile(thresholds, 16)[:, None, None].astype(np.float32))
+    stable = stability(answers.logits - np.tile(thresholds, 16)[:, None, None])
     chosen = {
         "pred_iou_thresh": float(np.clip(np.median(answers.iou), 1e-6, 1)),
-        "stability_score_thresh": float(np.median(stable)),
+        "stability_score_thresh": float(np.quantile(stable, 0.25)),
         "box_nms_thresh": 0.9,
     }
     return sam, Encoded(SamSegmenter(sam), embedding), chosen
+
+
+def _smooth(embedding: PairEmbedding) -> PairEmbedding:
+    """Neighbouring cells averaged and spread as before: an untrained encoder gives noise, and so would masks be."""
+    cells = embedding.high.embedding
+    mean, deviation = cells.mean(dim=(2, 3), keepdim=True), cells.std()
+    smooth = nn.functional.avg_pool2d(cells, 17, 1, 8, count_include_pad=False) - mean
+    high = EncoderOutput(mean + smooth * (deviation / smooth.std()), embedding.high.early)
+    return PairEmbedding(high, None, embedding.context_factor)
 
 
 def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -190,7 +205,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with open_slide(SLIDE) as slide:
         mpp = slide.info.resolution.mean
-        image = slide.read(Region(600, 1000, SIZE, SIZE), mpp).image[:SIZE, :SIZE]
+        image = slide.read(Region(750, 1800, SIZE, SIZE), mpp).image[:SIZE, :SIZE]
     sam, segmenter, chosen = prepared(image)
     asked = GridPrompts(source="grid", points_per_side=options.points, min_mask_region_area=0, **chosen)
     points = PointGrid(asked).detect(PairImages(image[None]), mpp=mpp)[0].points
@@ -212,7 +227,7 @@ def main() -> None:
     print(f"  segment-anything's generator {baseline:8.1f}   1.0 x  {len(theirs)} masks")
     print(f"  ours                         {mine:8.1f} {baseline / mine:5.1f} x  {len(ours)} masks")
     print(f"  masks with an IoU of at least {ALIKE}: {np.mean(overlap >= ALIKE):.1%}")
-    print(f"  largest difference of the scores: {apart.max():.1e}")
+    print("  largest difference of predicted IoU {:.1e}, of stability {:.1e}".format(*apart.max(axis=0)))
 
 
 if __name__ == "__main__":

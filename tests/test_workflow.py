@@ -18,7 +18,7 @@ BASE = {"name": "mine", "mpp": 1}
 
 
 def test_workflows_of_the_main_job_ship() -> None:
-    assert SHIPPED == ["nuclei", "refine-annotations", "regions", "tissue"]
+    assert SHIPPED == ["everything", "nuclei", "refine-annotations", "regions", "tissue"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -104,7 +104,7 @@ def test_overrides_reach_into_sections_that_are_not_there_yet(tmp_path: Path) ->
 
 
 def test_unknown_names_and_files_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(WorkflowError, match=r"no such workflow\. Give a \.yaml file or one of: nuclei"):
+    with pytest.raises(WorkflowError, match=r"no such workflow\. Give a \.yaml file or one of: everything, nuclei"):
         find_workflow("nuclie")
     with pytest.raises(WorkflowError, match="no such workflow file"):
         find_workflow(tmp_path / "w.yaml")

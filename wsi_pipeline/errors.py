@@ -6,6 +6,7 @@ command line prints or exits. All of them survive pickling, because they travel 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 EXIT_OK = 0
@@ -64,6 +65,23 @@ class GeoJSONError(PromptError):
 
 class WeightsError(WsiPipelineError):
     """A checkpoint is missing, damaged, unsafe or of another model."""
+
+
+class DatasetError(WsiPipelineError):
+    """Annotated data cannot be used for training."""
+
+    most_problems = 20
+
+    @classmethod
+    def of(cls, problems: Sequence[str], *, where: object, fix: str) -> DatasetError:
+        """One error for all problems of a data set."""
+        said, more = "; ".join(problems[: cls.most_problems]), len(problems) - cls.most_problems
+        rest = f"; and {more} more" if more > 0 else ""
+        return cls(f"{len(problems)} problem{'s' * (len(problems) > 1)}: {said}{rest}", where=where, fix=fix)
+
+
+class LabelsError(WsiPipelineError):
+    """Truth or predictions cannot be read, or cannot be compared."""
 
 
 class OutputError(WsiPipelineError):

@@ -16,11 +16,12 @@ import pytest
 import shapely
 
 COMMANDS = [
-    *(["run"], ["demo"], ["inspect"], ["prompts"], ["export"], ["validate"], ["doctor"]),
+    *(["run"], ["demo"], ["inspect"], ["prompts"], ["export"], ["validate"], ["evaluate"], ["doctor"]),
     *(["models", name] for name in ("list", "fetch", "verify", "import", "show")),
     *(["workflows", name] for name in ("list", "show", "check", "schema")),
+    ["dataset", "inspect"],
 ]
-WORKFLOWS = ["nuclei", "refine-annotations", "regions", "tissue"]
+WORKFLOWS = ["everything", "nuclei", "refine-annotations", "regions", "tissue"]
 HEAVY = {"torch", "zarr", "numpy", "dask", "distributed", "shapely", "openslide", "tifffile", "scipy", "skimage", "PIL"}
 
 
