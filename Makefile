@@ -22,7 +22,7 @@ docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
 
 benchmark: $(INSTALLED)
-	for name in segmenting decoders reading vectorize pipeline; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in segmenting decoders automatic reading vectorize pipeline; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
