@@ -51,6 +51,7 @@ def _make_batch(seen: Sequence[Seen], tiles: Sequence[tuple[int, int, np.ndarray
         detection=np.ones(n, np.float32),
         tile=np.array([s.tile for s in seen], np.int32),
         seam=np.array([s.seam for s in seen], np.uint8),
+        refined=np.zeros(n, np.uint8),
         prompt_id=np.array([""] * n, dtype=np.str_),
         logits=np.array([t[2] for t in tiles], np.int8).reshape(len(tiles), size, size),
         logits_xy=np.array([t[:2] for t in tiles], np.int32).reshape(len(tiles), 2),

@@ -53,7 +53,8 @@ def write_overview(
     """
     area = area or slide.info.bounds
     scale = max(area.width, area.height) / WHOLE_SIDE
-    whole = _Panel.of(slide, area, (scale, scale), line=1)
+    # an enlarged slide needs stronger lines, as the enlarged detail gets
+    whole = _Panel.of(slide, area, (scale, scale), line=1 if scale >= 1 else 2)
     density = _Density(area)
     for table in tables():
         whole.draw(table, colors)

@@ -43,9 +43,9 @@ _TEMPLATE = """<!doctype html>
 <img loading="lazy" src="{{ row.id|urlencode }}/overview.png" alt="overview of {{ row.id }}"></a>{% endif %}</td>
 <td>{% if row.reason %}<p class="failed">{{ row.reason }}</p>{% endif %}
 {% if row.facts.warnings %}<ul>{% for warning in row.facts.warnings %}<li>{{ warning }}</li>{% endfor %}</ul>{% endif %}
-{% set segment = (row.facts.tasks or {}).segment or {} %}
-{% if segment.refine %}<p>refined {{ segment.refine["refined"] }}, kept as they were
- {{ segment.refine["kept coarse"] }}: the refined mask was another object</p>{% endif %}
+{% set refine = ((row.facts.tasks or {}).outline or {}).refine %}
+{% if refine %}<p>{{ refine["refined"] }} objects refined, {{ refine["kept coarse"] }} kept as they were,
+as the refined mask was another object</p>{% endif %}
 {% if row.facts.seconds %}<small>{% for stage, seconds in row.facts.seconds.items() %}
 {{ stage }} {{ "%.1f"|format(seconds) }} s{{ ", " if not loop.last }}{% endfor %}</small>{% endif %}</td>
 </tr>{% endfor %}

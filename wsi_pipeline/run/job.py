@@ -138,6 +138,7 @@ class ObjectFacts:
         class_id: (n + 1,) int16.
         iou, stability, detection: (n + 1,) float32.
         tile: (n + 1,) int32, -1 in prompted runs.
+        refined: (n + 1,) uint8, as of ``ObjectBatch``.
         first: (tiles or batches,) int64, global id of the first object of every tile; in prompted runs of every batch.
     """
 
@@ -147,6 +148,7 @@ class ObjectFacts:
     stability: np.ndarray
     detection: np.ndarray
     tile: np.ndarray
+    refined: np.ndarray
     first: np.ndarray
 
     def ids_of(self, batch: ObjectBatch, number: int) -> np.ndarray:

@@ -9,7 +9,14 @@ from wsi_pipeline.geometry import Region
 from wsi_pipeline.run.job import ObjectFacts, SlideJob, first_of
 from wsi_pipeline.stitching.seams import resolve
 
-_COLUMNS = {"iou": np.float32, "stability": np.float32, "detection": np.float32, "class_id": np.int16, "tile": np.int32}
+_COLUMNS = {
+    "iou": np.float32,
+    "stability": np.float32,
+    "detection": np.float32,
+    "class_id": np.int16,
+    "tile": np.int32,
+    "refined": np.uint8,
+}
 
 
 def resolve_objects(job: SlideJob, n_batches: int, n_objects: int, roi: Region | None) -> None:

@@ -22,7 +22,7 @@ from wsi_pipeline.workflow import QuPathPrompts
 if TYPE_CHECKING:
     from wsi_pipeline.prompts.prompt import Prompt
 
-FACTS = ("iou", "stability", "detection", "class_id", "tile")
+FACTS = ("iou", "stability", "detection", "class_id", "tile", "refined")
 """Columns of ``ObjectBatch`` that the coordinator gathers for all objects of a slide."""
 
 
@@ -167,9 +167,10 @@ def write_rows(job: SlideJob, number: int) -> dict[str, Any]:
         min_area=job.min_area_px,
         fill_holes=job.fill_holes_px,
     )
-    table = rows_of_labels(job, found, objects_of(job))
+    objects = objects_of(job)
+    table = rows_of_labels(job, found, objects)
     write_fragment(job.row_file(number), table)
-    return {"objects": len(table)}
+    return _row_facts(objects.refined[table.column("label").to_numpy()])
 
 
 def write_prompt_rows(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -178,9 +179,19 @@ def write_prompt_rows(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> 
     from wsi_pipeline.run.rows import rows_of_prompts
 
     batch = ObjectBatch.load(job.batch_file(number), logits=False)
-    table = rows_of_prompts(job, batch, objects_of(job).ids_of(batch, number), prompts)
+    objects = objects_of(job)
+    table = rows_of_prompts(job, batch, objects.ids_of(batch, number), prompts)
     write_fragment(job.row_file(number), table)
-    return {"objects": len(table)}
+    return _row_facts(objects.refined[table.column("label").to_numpy()])
+
+
+def _row_facts(refined: np.ndarray) -> dict[str, Any]:
+    """How many objects were written, and what the refine stage made of them; (N,) uint8 as of ``ObjectBatch``."""
+    facts: dict[str, Any] = {"objects": len(refined)}
+    counts = np.bincount(refined, minlength=KEPT_COARSE + 1)
+    if counts[REFINED] or counts[KEPT_COARSE]:
+        facts["refine"] = {"refined": int(counts[REFINED]), "kept coarse": int(counts[KEPT_COARSE])}
+    return facts
 
 
 def _fallback(job: SlideJob) -> Literal["keep", "drop"]:
@@ -201,11 +212,6 @@ def _spent(clock: ModelClock, seconds: dict[str, float], *, since: float) -> dic
 def _batch_facts(batch: ObjectBatch) -> dict[str, Any]:
     tiles, counts = np.unique(batch.tile, return_counts=True)
     facts: dict[str, Any] = {"objects": len(batch), "tiles": tiles.tolist(), "counts": counts.tolist()}
-    if batch.refined.any():
-        facts["refine"] = {
-            "refined": int(np.count_nonzero(batch.refined == REFINED)),
-            "kept coarse": int(np.count_nonzero(batch.refined == KEPT_COARSE)),
-        }
     if len(batch):
         facts["bounds"] = [*batch.bbox[:, :2].min(axis=0).tolist(), *batch.bbox[:, 2:].max(axis=0).tolist()]
     return facts
