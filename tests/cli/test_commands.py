@@ -16,7 +16,7 @@ import pytest
 import shapely
 
 COMMANDS = [
-    *(["run"], ["demo"], ["inspect"], ["prompts"], ["export"], ["validate"], ["evaluate"], ["doctor"]),
+    *(["run"], ["demo"], ["inspect"], ["prompts"], ["export"], ["validate"], ["evaluate"], ["train"], ["doctor"]),
     *(["models", name] for name in ("list", "fetch", "verify", "import", "show")),
     *(["workflows", name] for name in ("list", "show", "check", "schema")),
     ["dataset", "inspect"],

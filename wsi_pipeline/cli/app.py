@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from wsi_pipeline import __version__
-from wsi_pipeline.cli import dataset, demo, doctor, evaluate, export, inspect, models, prompts, run, validate, workflows
+from wsi_pipeline.cli import (
+    dataset,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    models,
+    prompts,
+    run,
+    train,
+    validate,
+    workflows,
+)
 
 app = typer.Typer(
     name="wsi-pipeline",
@@ -42,6 +55,7 @@ app.command("export")(export.export)
 app.command("validate")(validate.validate)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(dataset.app, name="dataset")
+app.command("train")(train.train)
 app.add_typer(models.app, name="models")
 app.add_typer(workflows.app, name="workflows")
 app.command("doctor")(doctor.doctor)

@@ -1,0 +1,289 @@
+"""Training stops, goes on and ends as promised; it is tried on three small tiles with discs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wsi_pipeline.errors import DatasetError
+from wsi_pipeline.models.builders import build
+from wsi_pipeline.models.encoding import PatchEncoder
+from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.models.preprocess import UNIT_PIXELS
+from wsi_pipeline.models.resolve import hq_sam_plan, pa_sam_plan, wsi_sam_plan
+from wsi_pipeline.training.batches import View
+from wsi_pipeline.training.checkpoint import Average
+from wsi_pipeline.training.data.tiles import TileFolder, open_tiles
+from wsi_pipeline.training.epochs import Exercises, prompts_of
+from wsi_pipeline.training.features import FrozenFeatures
+from wsi_pipeline.training.head import Head
+from wsi_pipeline.training.heads import HEADS
+from wsi_pipeline.training.known_px import sampled_loss, settled, settled_uncertainty
+from wsi_pipeline.training.loop import Training
+from wsi_pipeline.training.losses import pa_loss, wsi_loss
+from wsi_pipeline.training.recipe import SYSTEMS, Recipe, TrainingError, load_recipe
+from wsi_pipeline.training.result import write_result
+from wsi_pipeline.training.sources import Joined
+from wsi_pipeline.workflow import SegmentSettings
+
+CPU = torch.device("cpu")
+PLANS = {"hq-sam": hq_sam_plan, "pa-sam": pa_sam_plan, "wsi-sam": wsi_sam_plan}
+QUICK = {"epochs": 2, "variants": 1, "objects": 1, "accumulate": 1, "patience": 9}
+
+
+def write_tiles(folder: Path, splits: dict[str, str], group: str | None = None) -> Path:
+    """Tiles of 256 px with one dark disc each, named after their patients."""
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[:256, :256]
+    rows = []
+    for number, (patient, split) in enumerate(splits.items()):
+        disc = (x - 120 - 8 * number) ** 2 + (y - 130) ** 2 < (50 + 6 * number) ** 2
+        image = np.full((256, 256, 3), (228, 200, 215), np.uint8)
+        image[disc] = (98, 66, 138)
+        Image.fromarray(image).save(folder / f"{patient}.png")
+        Image.fromarray(disc.astype(np.uint8)).save(folder / f"{patient}.mask.png")
+        rows.append([f"{patient}.png", f"{patient}.mask.png", split, group or patient, "nucleus", "CC0-1.0"])
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "mask", "split", "group", "object_class", "licence"], *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileFolder:
+    return open_tiles(write_tiles(tmp_path_factory.mktemp("tiles"), {"a": "train", "b": "train", "c": "val"}))
+
+
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by all tests, so that every patch is encoded once."""
+    return tmp_path_factory.mktemp("embeddings")
+
+
+@pytest.fixture(scope="module")
+def whole(tiles: TileFolder, embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """HQ-SAM, two epochs in one go."""
+    return train(tiles, tmp_path_factory.mktemp("whole"), embeddings)
+
+
+def train(tiles: TileFolder, output: Path, embeddings: Path, system: str = "hq-sam", **changes: Any) -> Training:
+    recipe = load_recipe(system, None, QUICK | changes)
+    training = Training(recipe, Joined([tiles]), output, embeddings)
+    training.run()
+    return training
+
+
+def tensors_of(training: Training) -> Iterator[Tensor]:
+    """All tensors of a checkpoint."""
+    state = training.state
+    for part in (state.trained, state.average, state.best):
+        yield from part.values()
+    for moments in state.optimiser["state"].values():
+        yield from moments.values()
+
+
+def head_of(system: str, **changes: Any) -> tuple[Recipe, Head]:
+    recipe = load_recipe(system, None, QUICK | changes)
+    return recipe, HEADS[system](recipe, CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_result_loads_as_weights_of_a_segment_section(
+    tiles: TileFolder, embeddings: Path, whole: Training, tmp_path: Path, system: str
+) -> None:
+    training = whole if system == "hq-sam" else train(tiles, tmp_path, embeddings, system, epochs=1)
+    path = write_result(training, {"tiles": tiles}, tmp_path)
+    settings = SegmentSettings(model=system, weights=str(path), backbone="lite-medsam")
+    plan = PLANS[system](settings)
+    assert training.head.kind in plan.files
+    assert build(system, plan, settings, device="cpu", dtype="fp32").input_size == 256
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["data"]["tiles"][0]["licence"] == "CC0-1.0"
+    assert card["groups"] == {"train": ["a", "b"], "val": ["c"]}
+    assert set(card["backbone"]) == {"sam"}
+    assert card["metrics"]["before training"]["boundary_iou"] == training.state.history[0]["boundary_iou"]
+    assert card["metrics"]["result"]["epoch"] >= 1
+
+
+@pytest.mark.slow
+def test_run_that_was_stopped_gives_the_same_weights(
+    tiles: TileFolder, embeddings: Path, whole: Training, tmp_path: Path
+) -> None:
+    train(tiles, tmp_path, embeddings, epochs=1)
+    parts = train(tiles, tmp_path, embeddings)
+    assert parts.state.epoch == 2
+    assert (tmp_path / "curves.csv").read_text().count("\n") == 4
+    pairs = list(zip(tensors_of(whole), tensors_of(parts), strict=True))
+    assert len(pairs) > 100
+    assert all(torch.equal(one, other) for one, other in pairs)
+    with pytest.raises(TrainingError, match=r"checkpoint.pt: was made with another recipe. Give another --output"):
+        train(tiles, tmp_path, embeddings, seed=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_loss_of_one_batch_falls_and_the_backbone_stays(tiles: TileFolder, embeddings: Path, system: str) -> None:
+    recipe, head = head_of(system)
+    features = FrozenFeatures.of(head.sam, embeddings, CPU)
+    exercises = Exercises(recipe, Joined([tiles]), features, CPU, pairs=head.pairs)
+    (exercise,) = exercises.training([0], 1, 1, 0)
+    before = {name: value.clone() for name, value in head.module.state_dict().items()}
+    backbone = {name: value.clone() for name, value in head.sam.image_encoder.state_dict().items()}
+    optimiser = torch.optim.AdamW(head.trained.values(), lr=1e-4)
+    head.begin(1)
+    losses = []
+    for _ in range(5):
+        optimiser.zero_grad()
+        loss = head.loss(exercise.batch, exercise.asked, torch.Generator().manual_seed(1))
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    # PA-SAM's loss jumps once: its two maps share a mask where their uncertainty is no longer exactly 1/2 everywhere
+    assert losses[-1] < losses[1], losses
+    after = head.module.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert moved <= set(head.trained)
+    assert not any("transformer" in name or "iou" in name for name in moved)
+    assert all(torch.equal(backbone[name], value) for name, value in head.sam.image_encoder.state_dict().items())
+
+
+def test_published_tensors_are_trained() -> None:
+    """Counts of the papers' code: 448,512 (HQ-SAM on TinyViT; WSI-SAM twice), 1,007,008 (PA-SAM)."""
+    for system, count in (("hq-sam", 448_512), ("wsi-sam", 2 * 448_512), ("pa-sam", 1_007_008)):
+        _, head = head_of(system)
+        assert sum(value.numel() for value in head.trained.values()) == count
+        assert all(value.requires_grad for value in head.trained.values())
+        assert sum(value.requires_grad for value in head.module.parameters()) == len(head.trained)
+
+
+def test_whole_decoder_can_be_trained() -> None:
+    _, head = head_of("hq-sam", trained="decoder")
+    assert len(head.trained) == len(list(head.module.parameters()))
+
+
+def losses_of(logits: Tensor, view: View) -> dict[str, Tensor]:
+    """The loss of each system for maps (1, 1, 256, 256) on one patch, or on two alike."""
+    large, target = settled(logits, view), view.targets
+    uncertainty = settled_uncertainty(logits.sigmoid(), view)
+    return {
+        "hq-sam": sampled_loss(logits, view, torch.Generator().manual_seed(1)).total(),
+        "wsi-sam": wsi_loss(large, large, target, target).total(),
+        "pa-sam": pa_loss(large, large, large, uncertainty, target).total(),
+    }
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_px_that_nobody_knows_do_not_change_the_loss(system: str) -> None:
+    known = torch.ones(1, 1, 256, 256, dtype=torch.bool)
+    known[..., 100:, :] = False
+    disc = torch.from_numpy(np.hypot(*(np.mgrid[:256, :256] - 100)) < 60)
+    view = View(EncoderOutput(torch.zeros(1), torch.zeros(1)), (disc & known).float(), known)
+    logits = torch.randn((1, 1, 256, 256), generator=torch.Generator().manual_seed(0))
+    values = []
+    for changed in (0.0, 9.0):
+        maps = (logits + changed * ~known).requires_grad_()
+        loss = losses_of(maps, view)[system]
+        (gradient,) = torch.autograd.grad(loss, maps)
+        assert not gradient[..., 100:, :].any()
+        assert gradient[..., :100, :].any()
+        values.append(float(loss.detach()))
+    assert values[0] == values[1] > 0
+
+
+def test_loss_that_is_not_a_number_stops(tiles: TileFolder, embeddings: Path, tmp_path: Path) -> None:
+    training = Training(load_recipe("hq-sam", None, QUICK), Joined([tiles]), tmp_path, embeddings)
+    with torch.no_grad():
+        training.head.trained["hf_token.weight"].fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"^hq-sam: the loss is nan in epoch 1, step 1 \([ab]\)\. Look at these"):
+        training.run()
+
+
+class Mean(torch.nn.Module):
+    """Stands for an image encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, pixels: Tensor) -> EncoderOutput:
+        mean = self.scale * pixels.mean((1, 2, 3))
+        return EncoderOutput(mean.view(-1, 1, 1, 1), mean.view(-1, 1, 1, 1) + 1)
+
+
+def test_patch_is_encoded_once_and_can_be_trained_on(tmp_path: Path) -> None:
+    def features() -> FrozenFeatures:
+        encoder = PatchEncoder(Mean(), UNIT_PIXELS, 8, signature="mean", device=CPU, dtype=torch.float32)
+        encoder.keep_in(tmp_path)
+        return FrozenFeatures(encoder)
+
+    patch = np.full((1, 8, 8, 3), 51, np.uint8)
+    first, later = features(), features()
+    seen, found = first(patch), later(patch)
+    assert (first.encoder.computed, later.encoder.computed) == (1, 0)
+    assert seen.embedding.item() == found.embedding.item() == pytest.approx(0.2)
+    assert not found.embedding.is_inference()
+
+
+def test_group_in_two_splits_is_refused(tmp_path: Path) -> None:
+    one = open_tiles(write_tiles(tmp_path / "one", {"a": "train"}, group="p"))
+    other = open_tiles(write_tiles(tmp_path / "other", {"b": "val"}, group="p"))
+    with pytest.raises(DatasetError, match="split leak: group p is in train and val"):
+        Joined([one, other])
+
+
+def test_missing_validation_split_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no samples of the split val \(found: none, train\)"):
+        Joined([open_tiles(write_tiles(tmp_path, {"a": "train", "b": ""}))])
+
+
+def test_prompts_are_those_the_backbone_takes() -> None:
+    weights = prompts_of(load_recipe("hq-sam")).weights
+    assert (weights.box, weights.point, weights.mask) == (1, 0, 0)
+    weights = prompts_of(load_recipe("hq-sam", None, {"backbone": "mobile-sam"})).weights
+    assert (weights.box, weights.point, weights.mask) == (1, 1, 1)
+    with pytest.raises(TrainingError, match=r"lite-medsam takes none of these prompts. Raise box"):
+        load_recipe("hq-sam", None, {"prompts.box": 0})
+
+
+def test_recipe_file_changes_single_keys(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("optimiser: {rate: 0.01}\nepochs: 3\n")
+    recipe = load_recipe("wsi-sam", path, {"seed": 7})
+    assert (recipe.optimiser.rate, recipe.optimiser.weight_decay, recipe.epochs, recipe.seed) == (0.01, 0.01, 3, 7)
+    path.write_text("epoch: 3\n")
+    with pytest.raises(TrainingError, match=r"mine.yaml: epoch: Extra inputs"):
+        load_recipe("wsi-sam", path)
+    with pytest.raises(TrainingError, match=r"no such system: sam. Train one of hq-sam, pa-sam, wsi-sam"):
+        load_recipe("sam")
+
+
+def test_rate_rises_at_first_and_falls_in_steps() -> None:
+    optimiser = load_recipe("hq-sam", None, {"optimiser.warm_up": 4}).optimiser
+    assert optimiser.rate_in(1, 0) == pytest.approx(2.5e-4)
+    assert [round(optimiser.rate_in(epoch, 4), 6) for epoch in (1, 10, 11, 21)] == [1e-3, 1e-3, 1e-4, 1e-5]
+
+
+def test_average_follows_at_once_and_later_slowly() -> None:
+    average = Average(0.5, {"x": torch.zeros(1)})
+    average.update({"x": torch.ones(1)})
+    assert average.values["x"].item() == pytest.approx(0.9)
+    average.updates = 1000
+    average.update({"x": torch.zeros(1)})
+    assert average.values["x"].item() == pytest.approx(0.45)
+
+
+def test_command_trains_and_says_where_the_weights_are(tools: Any, tmp_path: Path) -> None:
+    folder = write_tiles(tmp_path / "tiles", {"a": "train"})
+    result = tools.call_here("train", "hq-sam", "--data", folder, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "there are no samples of the split val" in result.err

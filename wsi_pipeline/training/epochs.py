@@ -1,0 +1,114 @@
+"""The batches of an epoch; they depend on the seed, the epoch and their number alone, so that a run can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from wsi_pipeline.models.resolve import BACKBONES
+from wsi_pipeline.training.batches import Batch, Encode, batch_of, objects_of, separate_prompts
+from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
+from wsi_pipeline.training.data.samples import Sample
+from wsi_pipeline.training.head import Asked
+from wsi_pipeline.training.prompt_simulation import KindWeights, PromptRecipe, PromptSimulator
+from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.sources import Joined
+
+Item = TypeVar("Item")
+
+
+class Exercise(NamedTuple):
+    """Pairs that are asked with one kind of prompt.
+
+    Attributes:
+        share: of its batch.
+        generator: of what a loss draws.
+    """
+
+    batch: Batch
+    asked: Asked
+    share: float
+    generator: torch.Generator
+
+
+class Exercises:
+    """Makes batches of samples, and makes up prompts for them.
+
+    Args:
+        recipe: how.
+        source: the samples.
+        encode: gives the embeddings.
+        device: where batches are wanted.
+        pairs: whether low patches are wanted.
+    """
+
+    def __init__(self, recipe: Recipe, source: Joined, encode: Encode, device: torch.device, *, pairs: bool) -> None:
+        self._recipe, self._source, self._encode, self._device, self._pairs = recipe, source, encode, device, pairs
+        self._size = BACKBONES[recipe.backbone].input_size
+        self._simulator = PromptSimulator(prompts_of(recipe))
+        self._steady = PromptSimulator(PromptRecipe(KindWeights(1, 0, 0), KindWeights(1, 0, 0)))
+
+    def steps(self, epoch: int) -> list[list[list[int]]]:
+        """Sample numbers of an epoch, the first being 1, by step of the optimiser and by batch."""
+        order = np.random.default_rng((self._recipe.seed, epoch)).permutation(self._source.numbers("train"))
+        return _chunks(_chunks(order.tolist(), self._recipe.batch), self._recipe.accumulate)
+
+    def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[Exercise]:
+        """What a batch of these samples is asked; nothing where none of them shows an object.
+
+        Args:
+            numbers: of the samples.
+            epoch, step, part: numbers of the epoch, of the step in it and of the batch in that.
+        """
+        recipe = self._recipe
+        augmentation = Augmentation(self._size, recipe.context_factor)
+        pairs = AugmentedPairs(self._source, augmentation, recipe.seed, (epoch - 1) % recipe.variants)
+        random = np.random.default_rng((recipe.seed, epoch, step, part))
+        samples, chosen = self._with_objects([pairs[number] for number in numbers], random)
+        if samples:
+            batch = batch_of(samples, chosen, self._encode, self._device, pairs=self._pairs)
+            generator = torch.Generator(self._device).manual_seed(int(random.integers(2**62)))
+            yield from self._asked(batch, self._simulator, generator)
+
+    def validation(self, number: int) -> Iterator[Exercise]:
+        """The boxes of all objects in the middle of a sample, ``recipe.objects`` at once."""
+        pairs = AugmentedPairs(self._source, Augmentation.none(self._size, self._recipe.context_factor), 0)
+        sample = pairs[number]
+        for chosen in _chunks(objects_of(sample.high, self._recipe.min_object).tolist(), self._recipe.objects):
+            batch = batch_of([sample], [np.array(chosen)], self._encode, self._device, pairs=self._pairs)
+            yield from self._asked(batch, self._steady, torch.Generator(self._device))
+
+    def _asked(self, batch: Batch, simulator: PromptSimulator, generator: torch.Generator) -> Iterator[Exercise]:
+        targets = batch.high.targets
+        for images, high, low in simulator.draw_pairs(targets, self._recipe.context_factor, generator):
+            part, share = batch.map(itemgetter(images)), len(images) / len(targets)
+            if high.masks is None:
+                yield Exercise(part, Asked(high, low), share, generator)
+            else:
+                yield Exercise(part.separate(), Asked(separate_prompts(high), separate_prompts(low)), share, generator)
+
+    def _with_objects(
+        self, samples: Sequence[Sample], random: np.random.Generator
+    ) -> tuple[list[Sample], list[np.ndarray]]:
+        """Samples that show objects, and equally many objects of each: those of samples with fewer several times."""
+        shown = [(sample, objects_of(sample.high, self._recipe.min_object)) for sample in samples]
+        shown = [(sample, random.permutation(labels)) for sample, labels in shown if len(labels)]
+        count = min(self._recipe.objects, max((len(labels) for _, labels in shown), default=0))
+        return [sample for sample, _ in shown], [np.resize(labels, count) for _, labels in shown]
+
+
+def prompts_of(recipe: Recipe) -> PromptRecipe:
+    """How prompts are made up: kinds that the backbone does not take never are."""
+    kinds, shares = BACKBONES[recipe.backbone].prompt_kinds, recipe.prompts
+    box, point, mask = (getattr(shares, kind) if kind in kinds else 0.0 for kind in ("box", "point", "mask"))
+    weights = KindWeights(box, point, mask)
+    # points are filled up, so that there always are some
+    return PromptRecipe(weights, weights, jitter=shares.jitter)
+
+
+def _chunks(items: list[Item], size: int) -> list[list[Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

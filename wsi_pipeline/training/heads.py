@@ -1,0 +1,143 @@
+"""The trainable part of each system: what it answers to prompts on embeddings, and what its loss makes of that.
+
+In use HQ-SAM and WSI-SAM add SAM's mask to that of their branch; their published losses see the branch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wsi_pipeline.models.builders import load_hq_sam, load_pa_sam, load_wsi_sam
+from wsi_pipeline.models.hq_decoder import HqMaskDecoder
+from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.models.mask_decoder import Decoded
+from wsi_pipeline.models.pa_sam.model import PaMasks, PaSam
+from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
+from wsi_pipeline.models.resolve import hq_sam_plan, pa_sam_plan, wsi_sam_plan
+from wsi_pipeline.models.sam import Sam
+from wsi_pipeline.models.wsi_sam import DualDecoder
+from wsi_pipeline.training.batches import Batch
+from wsi_pipeline.training.head import Asked, Head
+from wsi_pipeline.training.known_px import sampled_loss, settled, settled_uncertainty
+from wsi_pipeline.training.losses import pa_loss, wsi_loss
+from wsi_pipeline.training.recipe import Recipe
+
+
+class _Branch(NamedTuple):
+    """What one decoder with the high-quality branch makes of its patch and prompts."""
+
+    decoder: HqMaskDecoder
+    decoded: Decoded
+    features: Tensor
+
+    @classmethod
+    def of(cls, decoder: HqMaskDecoder, sam: Sam, seen: EncoderOutput, prompts: PromptTensors) -> _Branch:
+        embedded = embed_prompts(sam.prompt_encoder, prompts)
+        position = sam.prompt_encoder.get_dense_pe()[0]
+        image = decoder.image_side(seen.embedding, position, embedded.dense)
+        return cls(decoder, decoder.decode(image, embedded.sparse, embedded.padding), decoder.image_features(*seen))
+
+    def token(self) -> Tensor:
+        return self.decoder.token_vector(self.decoded)
+
+    def draw(self, token: Tensor, *, alone: bool) -> Tensor:
+        """(B, P, 256, 256) logits, alone or with SAM's mask added."""
+        return self.decoder.draw(self.decoded, self.features, token, hq_token_only=alone)[0].squeeze(2)
+
+
+class HqHead(Head):
+    """HQ-SAM's decoder."""
+
+    kind = "hq-decoder"
+    module: HqMaskDecoder
+
+    def _load(self, recipe: Recipe) -> None:
+        self.plan = hq_sam_plan(recipe.model, section="recipe")
+        model = load_hq_sam(self.plan)
+        self.sam, self.module = model, model.mask_decoder
+
+    def loss(self, batch: Batch, asked: Asked, generator: torch.Generator) -> Tensor:
+        logits = self._draw(batch, asked, alone=not self._recipe.with_sam_mask)
+        return sampled_loss(logits, batch.high, generator).total()
+
+    def answer(self, batch: Batch, asked: Asked) -> Tensor:
+        return self._draw(batch, asked, alone=False)
+
+    def _draw(self, batch: Batch, asked: Asked, *, alone: bool) -> Tensor:
+        branch = _Branch.of(self.module, self.sam, batch.high.seen, asked.high)
+        return branch.draw(branch.token(), alone=alone)
+
+
+class WsiHead(Head):
+    """Both decoders of WSI-SAM; in training the low one draws masks, too."""
+
+    kind = "wsi-heads"
+    pairs = True
+    module: DualDecoder
+
+    def _load(self, recipe: Recipe) -> None:
+        self.plan = wsi_sam_plan(recipe.model, section="recipe")
+        model = load_wsi_sam(self.plan)
+        self.sam, self.module = model.sam, DualDecoder(model.high, model.low)
+
+    def loss(self, batch: Batch, asked: Asked, generator: torch.Generator) -> Tensor:
+        high, low = self._branches(batch, asked)
+        assert batch.low is not None
+        token, alone = high.token() + low.token(), not self._recipe.with_sam_mask
+        drawn_high, drawn_low = high.draw(token, alone=alone), low.draw(token, alone=alone)
+        return wsi_loss(
+            settled(drawn_high, batch.high), settled(drawn_low, batch.low), batch.high.targets, batch.low.targets
+        ).total()
+
+    def answer(self, batch: Batch, asked: Asked) -> Tensor:
+        high, low = self._branches(batch, asked)
+        return high.draw(high.token() + low.token(), alone=False)
+
+    def _branches(self, batch: Batch, asked: Asked) -> tuple[_Branch, _Branch]:
+        assert batch.low is not None
+        return (
+            _Branch.of(self.module.high, self.sam, batch.high.seen, asked.high),
+            _Branch.of(self.module.low, self.sam, batch.low.seen, asked.low),
+        )
+
+
+class PaHead(Head):
+    """PA-SAM's decoder; of SAM's tensors it changes those that draw the mask."""
+
+    kind = "pa-decoder"
+    also_own = ("output_upscaling.", "output_hypernetworks_mlps.", "mask_tokens.")
+    sam: PaSam
+
+    def _load(self, recipe: Recipe) -> None:
+        self.plan = pa_sam_plan(recipe.model, section="recipe")
+        self.sam = load_pa_sam(self.plan)
+        self.sam.edges = recipe.edges
+        self.module = self.sam.mask_decoder
+
+    def begin(self, epoch: int) -> None:
+        super().begin(epoch)
+        self.sam.mask_decoder.prompt_adapter.mining = epoch > self._recipe.mine_after
+
+    def loss(self, batch: Batch, asked: Asked, generator: torch.Generator) -> Tensor:
+        drawn, view = self._segment(batch, asked, generator), batch.high
+        return pa_loss(
+            settled(drawn.masks, view),
+            settled(drawn.maps.coarse, view),
+            settled(drawn.maps.refined, view),
+            settled_uncertainty(drawn.maps.uncertainty, view),
+            view.targets,
+        ).total()
+
+    def answer(self, batch: Batch, asked: Asked) -> Tensor:
+        return self._segment(batch, asked, None).masks
+
+    def _segment(self, batch: Batch, asked: Asked, generator: torch.Generator | None) -> PaMasks:
+        guide = self.sam.guide(batch.pixels)
+        return self.sam.segment(batch.high.seen.embedding, guide, asked.high, generator=generator)
+
+
+HEADS: dict[str, Callable[[Recipe, torch.device], Head]] = {"hq-sam": HqHead, "wsi-sam": WsiHead, "pa-sam": PaHead}

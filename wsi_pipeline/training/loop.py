@@ -1,0 +1,184 @@
+"""The training loop: epochs that can be stopped and gone on with at any time, and give the same weights on a CPU."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsi_pipeline.files import beside
+from wsi_pipeline.models.weights import sha256_of
+from wsi_pipeline.training.checkpoint import Average, Checkpoint, copied, put, read_checkpoint
+from wsi_pipeline.training.epochs import Exercises
+from wsi_pipeline.training.features import FrozenFeatures
+from wsi_pipeline.training.heads import HEADS
+from wsi_pipeline.training.progress import Reporter, reporter_for
+from wsi_pipeline.training.recipe import Recipe, TrainingError
+from wsi_pipeline.training.sources import Joined
+from wsi_pipeline.training.validation import validate
+
+CHECKPOINT, CURVES = "checkpoint.pt", "curves.csv"
+
+
+class Training:
+    """A training run in a folder; one that was begun there goes on.
+
+    Args:
+        recipe: how to train.
+        source: what on.
+        output: folder of the checkpoint and the curves.
+        embeddings: folder of the frozen embeddings, which other runs may share.
+        device: where to train.
+        reporter: told how far it is; None for the terminal.
+
+    Attributes:
+        head: what is trained.
+        state: as of the last finished epoch.
+
+    Raises:
+        TrainingError: the folder is of another run, or its checkpoint is damaged.
+        WeightsError: the weights to start from are missing or do not fit.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: Joined,
+        output: Path,
+        embeddings: Path,
+        *,
+        device: str = "cpu",
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.recipe, self.source, self._output, self._device = recipe, source, output, torch.device(device)
+        self._reporter = reporter or reporter_for()
+        self.head = HEADS[recipe.system](recipe, self._device)
+        features = FrozenFeatures.of(self.head.sam, embeddings, self._device)
+        self._exercises = Exercises(recipe, source, features, self._device, pairs=self.head.pairs)
+        chosen = recipe.optimiser
+        self._optimiser = torch.optim.AdamW(
+            self.head.trained.values(), lr=chosen.rate, betas=chosen.betas, eps=chosen.eps,
+            weight_decay=chosen.weight_decay,
+        )  # fmt: skip
+        output.mkdir(parents=True, exist_ok=True)
+        self._average = Average(recipe.ema, copied(self.head.trained))
+        self.state = self._state_to_go_on_from()
+
+    def _state_to_go_on_from(self) -> Checkpoint:
+        files = {role: sha256_of(path) for role, path in self.head.plan.files.items()}
+        made_for = {"recipe": self.recipe.what_counts(), "data": self.source.digest(), "backbone": files}
+        found = read_checkpoint(self._output / CHECKPOINT, made_for, self._device)
+        if found is None:
+            return Checkpoint(made_for)
+        put(self.head.trained, found.trained)
+        self._average = Average(self.recipe.ema, copied(found.average), found.updates)
+        self._optimiser.load_state_dict(found.optimiser)
+        return found
+
+    def run(self) -> Checkpoint:
+        """Train until the recipe's last epoch, or until validation has not become better for ``patience`` epochs.
+
+        Raises:
+            TrainingError: the loss is not a number, or no sample shows an object.
+        """
+        try:
+            if not self.state.history:
+                self._finish(0, None, time.monotonic())
+            while self.state.epoch < self.recipe.epochs and not self._is_over():
+                self._epoch(self.state.epoch + 1)
+        finally:
+            self._reporter.close()
+        return self.state
+
+    def _is_over(self) -> bool:
+        return self.state.epoch - best_row(self.state.history)["epoch"] >= self.recipe.patience
+
+    def _epoch(self, epoch: int) -> None:
+        begun = time.monotonic()
+        self.head.begin(epoch)
+        steps = self._exercises.steps(epoch)
+        self._reporter.start(epoch, len(steps))
+        losses: list[float] = []
+        for number, batches in enumerate(steps, start=1):
+            losses += self._step(batches, epoch, number)
+            self._reporter.advance()
+        if not losses:
+            fix = "Check the data, or lower min_object"
+            raise TrainingError(f"no sample shows an object in epoch {epoch}", where="train", fix=fix)
+        self._finish(epoch, sum(losses) / len(losses), begun)
+
+    def _step(self, batches: Sequence[Sequence[int]], epoch: int, number: int) -> list[float]:
+        """Follow the mean gradient of some batches; gives the losses of those that show objects."""
+        self._optimiser.zero_grad()
+        losses = []
+        for part, samples in enumerate(batches):
+            loss = None
+            for exercise in self._exercises.training(samples, epoch, number, part):
+                scaled = self.head.loss(exercise.batch, exercise.asked, exercise.generator) * exercise.share
+                self._check(scaled, samples, epoch, number)
+                (scaled / len(batches)).backward()
+                loss = (loss or 0.0) + float(scaled.detach())
+            losses += [] if loss is None else [loss]
+        if losses:
+            for group in self._optimiser.param_groups:
+                group["lr"] = self.recipe.optimiser.rate_in(epoch, self._average.updates)
+            self._optimiser.step()
+            self._average.update(self.head.trained)
+        return losses
+
+    def _check(self, loss: Tensor, samples: Sequence[int], epoch: int, number: int) -> None:
+        if not torch.isfinite(loss):
+            names = ", ".join(self.source.infos[sample].source_id for sample in samples)
+            raise TrainingError(
+                f"the loss is {float(loss.detach())} in epoch {epoch}, step {number} ({names})",
+                where=self.recipe.system,
+                fix="Look at these samples, or lower optimiser.rate and begin in another folder",
+            )
+
+    def _finish(self, epoch: int, loss: float | None, begun: float) -> None:
+        """Validate the average, and write the checkpoint and the curves."""
+        moving = copied(self.head.trained)
+        put(self.head.trained, self._average.values)
+        score = validate(self.head, self._exercises, self.source.numbers("val"))
+        put(self.head.trained, moving)
+        row = {"epoch": epoch, "rate": self._optimiser.param_groups[0]["lr"], "loss": loss} | score._asdict()
+        history = [*self.state.history, row | {"seconds": round(time.monotonic() - begun, 2)}]
+        best = copied(self._average.values) if best_row(history)["epoch"] == epoch else self.state.best
+        self.state = Checkpoint(
+            self.state.made_for,
+            epoch,
+            moving,
+            copied(self._average.values),
+            self._average.updates,
+            self._optimiser.state_dict(),
+            best,
+            history,
+        )
+        self.state.write(self._output / CHECKPOINT)
+        write_curves(history, self._output / CURVES)
+        self._reporter.finish(history[-1])
+
+
+def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The epoch with the best boundary IoU, the first of equals; epoch 0, before training, only where it is alone."""
+    return max(history[1:] or history, key=lambda row: float(row["boundary_iou"]))
+
+
+def write_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """One line for each epoch.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    stream = io.StringIO()
+    table = csv.DictWriter(stream, list(history[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    with beside(path) as partial:
+        partial.write_text(stream.getvalue(), encoding="utf-8")

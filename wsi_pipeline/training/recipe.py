@@ -1,0 +1,157 @@
+"""What a head is trained with: one YAML file for each system, checked as a whole before anything runs.
+
+The recipes that ship, ``recipes/*.yaml``, name the papers' values where they differ from them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import Field, ValidationError
+
+from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.models.resolve import BACKBONES
+from wsi_pipeline.workflow import ModelSettings, Section
+
+System = Literal["hq-sam", "pa-sam", "wsi-sam"]
+SYSTEMS: tuple[str, ...] = get_args(System)
+
+
+class TrainingError(WsiPipelineError):
+    """A recipe is not valid, or training by it cannot go on."""
+
+
+class Optimiser(Section):
+    """AdamW (Loshchilov & Hutter 2019); without weight decay it is Adam."""
+
+    rate: float = Field(1e-3, gt=0, description="learning rate")
+    decay_after: int | None = Field(None, ge=1, description="epochs after which the rate falls, again and again")
+    decay_factor: float = Field(0.1, gt=0, le=1, description="what it is multiplied by")
+    warm_up: int = Field(0, ge=0, description="steps in which the rate rises to its full height")
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+
+    def rate_in(self, epoch: int, done: int) -> float:
+        """The rate in an epoch, the first being 1, after so many steps of the whole run."""
+        decays = (epoch - 1) // self.decay_after if self.decay_after else 0
+        return self.rate * self.decay_factor**decays * min(1.0, (done + 1) / max(1, self.warm_up))
+
+
+class PromptShares(Section):
+    """How often each kind of prompt is drawn, relative to the others; kinds the backbone does not take are left out."""
+
+    box: float = Field(1, ge=0)
+    point: float = Field(1, ge=0)
+    mask: float = Field(1, ge=0)
+    jitter: float = Field(0.1, ge=0, le=1, description="of boxes, a share of their size")
+
+
+class Recipe(Section):
+    """All that a training run depends on besides its data."""
+
+    system: System
+    backbone: str = Field("lite-medsam", description="frozen")
+    weights: str | None = Field(None, description="heads to start from; null starts from the backbone's own decoder")
+    trained: Literal["branch", "decoder"] = Field(
+        "branch", description="the system's own tensors, as published, or the whole mask decoder"
+    )
+    with_sam_mask: bool = Field(
+        False, description="hq-sam, wsi-sam: the loss sees the sum with SAM's mask, as users do, not the branch alone"
+    )
+    edges: Literal["published", "image"] = Field("published", description="pa-sam: see segment.edges")
+    mine_after: int = Field(5, ge=0, description="pa-sam: epochs before points are mined")
+    seed: int = Field(0, ge=0)
+    epochs: int = Field(ge=1)
+    patience: int = Field(5, ge=1, description="epochs without a better boundary IoU after which training ends")
+    variants: int = Field(4, ge=1, description="augmented versions of each sample; each is encoded once")
+    context_factor: float = Field(2.0, gt=1, le=16, description="how much farther the low patch sees")
+    objects: int = Field(8, ge=1, description="objects of a patch asked for at once")
+    min_object: int = Field(16, ge=1, description="px of the patch; smaller objects are left out")
+    batch: int = Field(1, ge=1, description="patches computed at once")
+    accumulate: int = Field(4, ge=1, description="batches of one step of the optimiser")
+    ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights, which are the result")
+    optimiser: Optimiser = Optimiser()
+    prompts: PromptShares = PromptShares()
+
+    @property
+    def model(self) -> ModelSettings:
+        """The model to start from."""
+        return ModelSettings(model=self.system, backbone=self.backbone, weights=self.weights, edges=self.edges)
+
+    def what_counts(self) -> dict[str, Any]:
+        """All that has to stay the same when a run goes on: how long it may last is not part of it."""
+        return self.model_dump(mode="json", exclude={"epochs", "patience"})
+
+
+def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any] | None = None) -> Recipe:
+    """The recipe of a system that ships with the package, with changes.
+
+    Args:
+        system: one of ``SYSTEMS``.
+        path: YAML file with keys that are to be otherwise.
+        overrides: dotted keys and their values, e.g. ``{"optimiser.rate": 1e-4}``.
+
+    Raises:
+        TrainingError: no such system, an unreadable file, an unknown key or a wrong value.
+    """
+    if system not in SYSTEMS:
+        raise TrainingError(f"no such system: {system}", fix=f"Train one of {', '.join(SYSTEMS)}")
+    data = _read(Path(__file__).parent / "recipes" / f"{system}.yaml")
+    for key, value in (_flat(_read(path)) if path else {}).items():
+        _set(data, key, value)
+    for key, value in (overrides or {}).items():
+        _set(data, key, value)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise TrainingError("; ".join(problems), where=path or system, fix="Correct the recipe") from None
+    _check(recipe, system, path)
+    return recipe
+
+
+def _check(recipe: Recipe, system: str, where: Path | None) -> None:
+    if recipe.system != system:
+        raise TrainingError(f"is a recipe for {recipe.system}", where=where, fix=f"Train {recipe.system}")
+    if recipe.backbone not in BACKBONES:
+        raise TrainingError(
+            f"no such backbone: {recipe.backbone}", where="backbone", fix=f"Use one of {', '.join(BACKBONES)}"
+        )
+    kinds = BACKBONES[recipe.backbone].prompt_kinds
+    if not any(getattr(recipe.prompts, kind) for kind in kinds):
+        raise TrainingError(
+            f"{recipe.backbone} takes none of these prompts", where="prompts", fix=f"Raise {' or '.join(sorted(kinds))}"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f"cannot be read ({error})", where=path, fix="Give a readable YAML file") from None
+    if not isinstance(data, dict):
+        raise TrainingError("holds no recipe", where=path, fix="Write keys and values, e.g. `epochs: 20`")
+    return data
+
+
+def _flat(data: dict[str, Any]) -> dict[str, Any]:
+    """Keys of sections as dotted ones, so that a file can change one of them."""
+    flat = {}
+    for key, value in data.items():
+        below = value.items() if isinstance(value, dict) else ()
+        flat.update({f"{key}.{name}": inner for name, inner in below} or {str(key): value})
+    return flat
+
+
+def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+    section, dot, key = dotted.partition(".")
+    if not dot:
+        data[section] = value
+        return
+    below = data.setdefault(section, {})
+    if not isinstance(below, dict):
+        raise TrainingError(f"{section} is not a section", where=dotted, fix="See the recipe's keys")
+    below[key] = value

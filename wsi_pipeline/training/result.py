@@ -1,0 +1,87 @@
+"""What training leaves: a decoder that workflows load by its path, and a card that says what it was made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from wsi_pipeline import __version__
+from wsi_pipeline.files import beside
+from wsi_pipeline.models.weights import sha256_of
+from wsi_pipeline.training.checkpoint import put
+from wsi_pipeline.training.data.samples import SampleSource
+from wsi_pipeline.training.data.summary import summarise
+from wsi_pipeline.training.loop import Training, best_row
+
+
+def write_result(training: Training, data: Mapping[str, SampleSource], output: Path) -> Path:
+    """Write the best decoder of a finished run as ``<system>.safetensors``, and its card beside it as ``.json``.
+
+    Args:
+        training: the run; its head is set to the best weights.
+        data: the data sets by name.
+        output: folder.
+
+    Returns:
+        Path of the weights.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    head = training.head
+    put(head.trained, training.state.best)
+    path = output / f"{training.recipe.system}.safetensors"
+    with beside(path) as partial:
+        state = {name: value.detach().cpu().contiguous() for name, value in head.module.state_dict().items()}
+        partial.write_bytes(save(state))
+    with beside(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(_card(training, data, path), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> dict[str, Any]:
+    recipe, history = training.recipe, training.state.history
+    return {
+        "kind": training.head.kind,
+        "file": path.name,
+        "sha256": sha256_of(path),
+        "segment": recipe.model.model_dump(include={"model", "backbone", "edges"}) | {"weights": path.name},
+        "metrics": {
+            "what": "means over validation samples of the means over their objects, asked for with boxes",
+            "before training": _metrics(history[0]),
+            "result": _metrics(best_row(history)),
+        },
+        "data": {name: _counts(source) for name, source in data.items()},
+        "groups": {
+            split: sorted({training.source.infos[number].group for number in training.source.numbers(split)})
+            for split in ("train", "val")
+        },
+        "seed": recipe.seed,
+        "recipe": recipe.model_dump(mode="json"),
+        "backbone": training.state.made_for["backbone"],
+        "versions": {"wsi-pipeline": __version__, "torch": str(torch.__version__)},
+    }
+
+
+def _metrics(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("epoch", "dice", "boundary_iou")}
+
+
+def _counts(source: SampleSource) -> list[dict[str, Any]]:
+    """What a data set holds, by split, classes and licence."""
+    return [
+        {
+            "split": split,
+            "classes": classes,
+            "licence": licence,
+            "samples": row.samples,
+            "objects": row.objects,
+            "groups": len(row.groups),
+        }
+        for (split, classes, licence), row in summarise(source).items()
+    ]

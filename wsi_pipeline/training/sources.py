@@ -1,0 +1,47 @@
+"""Several data sets as one, and which of their samples are for training and for validation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from wsi_pipeline.errors import DatasetError
+from wsi_pipeline.training.data.samples import Sample, SampleInfo, SampleSource
+from wsi_pipeline.training.data.splits import split_leaks
+
+NEEDED = ("train", "val")
+
+
+class Joined:
+    """The samples of several sources, one source after the other.
+
+    Raises:
+        DatasetError: a group is in two splits, or there is nothing to train on or to validate with.
+    """
+
+    def __init__(self, sources: Sequence[SampleSource]) -> None:
+        self._places = [(source, number) for source in sources for number in range(len(source))]
+        self.infos: tuple[SampleInfo, ...] = tuple(info for source in sources for info in source.infos)
+        leaks = split_leaks(self.infos)
+        if leaks:
+            raise DatasetError.of(leaks, where="data", fix="Put all samples of a patient into one split")
+        for split in NEEDED:
+            if not self.numbers(split):
+                found = ", ".join(sorted({info.split or "none" for info in self.infos}))
+                fix = f"Write {split} into the split column of whole groups, see wsi_pipeline.training.data.splits"
+                raise DatasetError(f"there are no samples of the split {split} (found: {found})", where="data", fix=fix)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Sample:
+        source, number = self._places[index]
+        return source[number]
+
+    def numbers(self, split: str) -> list[int]:
+        """Numbers of the samples of a split, ascending."""
+        return [number for number, info in enumerate(self.infos) if info.split == split]
+
+    def digest(self) -> str:
+        """Hex digest of what is known of the samples, to tell other data from these."""
+        return hashlib.sha256(repr(self.infos).encode()).hexdigest()
