@@ -34,18 +34,32 @@ def rasterise(geometry: BaseGeometry, to_raster: Affine2D, width: int, height: i
     return np.logical_xor.accumulate(odd, axis=1)[:, :width]
 
 
+def paint(raster: np.ndarray, geometry: BaseGeometry, to_raster: Affine2D, value: int) -> None:
+    """Set the px of a raster (H, W) that a geometry holds; only its bounding box is looked at."""
+    x0, y0, x1, y1 = _box(geometry, to_raster, raster.shape[1], raster.shape[0])
+    if x1 > x0 and y1 > y0:
+        inside = rasterise(geometry, Affine2D(tx=-x0, ty=-y0).after(to_raster), x1 - x0, y1 - y0)
+        raster[y0:y1, x0:x1][inside] = value
+
+
 def coverage(geometry: BaseGeometry, to_raster: Affine2D, size: int, *, subpixels: int = 4) -> np.ndarray:
     """Share of each pixel of a (size, size) float32 raster that the geometry covers, on ``subpixels``² samples."""
     covered = np.zeros((size, size), np.float32)
-    bounds = to_raster.apply(np.reshape(geometry.bounds, (2, 2)))
-    x0, y0 = np.clip(np.floor(bounds[0]), 0, size).astype(int)
-    x1, y1 = np.clip(np.ceil(bounds[1]), 0, size).astype(int)
+    x0, y0, x1, y1 = _box(geometry, to_raster, size, size)
     if x1 > x0 and y1 > y0:
-        finer = Affine2D(subpixels, subpixels, -subpixels * float(x0), -subpixels * float(y0)).after(to_raster)
-        fine = rasterise(geometry, finer, subpixels * int(x1 - x0), subpixels * int(y1 - y0))
+        finer = Affine2D(subpixels, subpixels, -subpixels * x0, -subpixels * y0).after(to_raster)
+        fine = rasterise(geometry, finer, subpixels * (x1 - x0), subpixels * (y1 - y0))
         blocks = fine.reshape(y1 - y0, subpixels, x1 - x0, subpixels)
         covered[y0:y1, x0:x1] = blocks.mean(axis=(1, 3), dtype=np.float32)
     return covered
+
+
+def _box(geometry: BaseGeometry, to_raster: Affine2D, width: int, height: int) -> tuple[int, int, int, int]:
+    """``x0, y0, x1, y1`` (exclusive) of the px within the raster that a geometry's bounds touch."""
+    bounds = to_raster.apply(np.reshape(geometry.bounds, (2, 2)))
+    x0, y0 = np.clip(np.floor(bounds[0]), 0, (width, height)).astype(int).tolist()
+    x1, y1 = np.clip(np.ceil(bounds[1]), 0, (width, height)).astype(int).tolist()
+    return x0, y0, x1, y1
 
 
 def _rising_edges(geometry: BaseGeometry, to_raster: Affine2D) -> np.ndarray:

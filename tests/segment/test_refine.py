@@ -8,7 +8,7 @@ import shapely
 
 from wsi_pipeline.geometry import Affine2D, PixelGrid
 from wsi_pipeline.prompts.prompt import Prompt
-from wsi_pipeline.segment import refine
+from wsi_pipeline.segment import decoding
 from wsi_pipeline.segment.dense import segment_batch
 from wsi_pipeline.segment.objects import KEPT_COARSE, NOT_REFINED, REFINED
 from wsi_pipeline.segment.prompted import segment_prompts
@@ -166,7 +166,7 @@ def test_an_empty_mask_is_left_alone(fakes, shape) -> None:
 
 
 def test_ten_thousand_masks_are_asked_about_in_bounded_calls(fakes, monkeypatch) -> None:
-    monkeypatch.setattr(refine, "ANSWER_PX", 2**18)
+    monkeypatch.setattr(decoding, "ANSWER_PX", 2**18)
     size, refiner = 64, fakes.refiner()
     pairs = type("Pairs", (), {"high": np.full((1, size, size, 3), 40, np.uint8)})
     masks = [CoarseMask(0, (i % 60, i // 60 % 60), np.ones((3, 3), bool)) for i in range(10_000)]

@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import numpy as np
 import shapely
-from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.errors import LabelsError
 from wsi_pipeline.evaluation.labels import Frame, Labels
@@ -64,6 +63,7 @@ def read_outlines(path: Path, frame: Frame) -> Labels:
     """
     from wsi_pipeline.qupath.classes import is_ignored_class
     from wsi_pipeline.qupath.reader import read_objects
+    from wsi_pipeline.rasterise import paint
 
     _check_exists(path)
     objects = [
@@ -75,7 +75,8 @@ def read_outlines(path: Path, frame: Frame) -> Labels:
     objects.sort(key=lambda item: -shapely.area(item.geometry))
     image = np.zeros((frame.height, frame.width), np.int32)
     for number, item in enumerate(objects, 1):
-        _paint(image, number, item.geometry, _to_raster(frame, item.collection.get("wsi_pipeline")))
+        assert item.geometry is not None
+        paint(image, item.geometry, _to_raster(frame, item.collection.get("wsi_pipeline")), number)
     return Labels.of(image, {number: item.class_name for number, item in enumerate(objects, 1) if item.class_name})
 
 
@@ -86,19 +87,6 @@ def _to_raster(frame: Frame, written: Any) -> Affine2D:
     origin = written.get("origin") if isinstance(written, dict) else None
     x, y = (0.0, 0.0) if origin in get_args(Origin) and origin == "full" else frame.corner
     return frame.to_level0.inverse().after(Affine2D(tx=x, ty=y))
-
-
-def _paint(image: np.ndarray, number: int, geometry: BaseGeometry | None, to_raster: Affine2D) -> None:
-    from wsi_pipeline.rasterise import rasterise
-
-    assert geometry is not None
-    bounds = to_raster.apply(np.reshape(geometry.bounds, (2, 2)))
-    limit = image.shape[::-1]
-    x0, y0 = np.clip(np.floor(bounds[0]), 0, limit).astype(int).tolist()
-    x1, y1 = np.clip(np.ceil(bounds[1]), 0, limit).astype(int).tolist()
-    if x1 > x0 and y1 > y0:
-        inside = rasterise(geometry, Affine2D(tx=-x0, ty=-y0).after(to_raster), x1 - x0, y1 - y0)
-        image[y0:y1, x0:x1][inside] = number
 
 
 def _is_outlines(path: Path) -> bool:

@@ -15,15 +15,14 @@ import numpy as np
 
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch, Segmenter
 from wsi_pipeline.prompts.grid import grid_points, has_stain
-from wsi_pipeline.segment import components, decoding
-from wsi_pipeline.segment.candidates import Candidate, cut_out
+from wsi_pipeline.segment import decoding
+from wsi_pipeline.segment.candidates import Candidate, by_position, cut_out, distinct
 from wsi_pipeline.segment.crops import Crop, cut_by_crop, lay_out, onto_tile
 from wsi_pipeline.segment.ground import Ground
 from wsi_pipeline.segment.packed import PackedCandidate
-from wsi_pipeline.segment.reduced import ReducedAnswers
+from wsi_pipeline.segment.reduced import reduce_answers
 from wsi_pipeline.segment.refine import RefineStage, encode_again, refine_candidates
 from wsi_pipeline.segment.small_regions import without_small_regions
-from wsi_pipeline.segment.suppression import rank, suppress
 from wsi_pipeline.tiling.read import GridReader, read_pairs
 from wsi_pipeline.workflow import GridPrompts
 
@@ -73,17 +72,11 @@ class MaskFinder:
                 areas += [crop.area] * len(best)
         if len(crops) > 1:  # a smaller crop sees closer
             found = _best_boxes(found, [1 / area for area in areas], settings.crop_nms_thresh)
-        return _by_position(self._tidied(self.distinct([one.unpacked() for one in found]), ground))
+        return by_position(self._tidied(self.distinct([one.unpacked() for one in found]), ground))
 
     def distinct(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Those that no better one covers, in their order."""
-        if not candidates:
-            return []
-        boxes, masks = np.stack([one.box for one in candidates]), [one.mask for one in candidates]
-        iou, areas = np.array([one.iou for one in candidates]), np.array([np.count_nonzero(mask) for mask in masks])
-        order = rank(iou, np.ones(len(candidates)), boxes, areas)
-        keep = suppress(boxes, masks, order, max_iou=self.nms_iou, contained=1)
-        return [one for one, kept in zip(candidates, keep.tolist(), strict=True) if kept]
+        return distinct(candidates, np.ones(1), max_iou=self.nms_iou, contained=1)
 
     def _points(self, image: np.ndarray, crop: Crop, ground: Ground) -> np.ndarray:
         """(N, 2) float32 points of a crop on tissue, px of its patch."""
@@ -111,7 +104,9 @@ class MaskFinder:
         if not len(answers):
             return
         size = self.segmenter.input_size
-        found = _whole_masks(onto_tile(answers, crop, size), ground.limits, self.settings.stability_score_offset)
+        on_tile = onto_tile(answers, crop, size)
+        limits = np.tile(ground.limits, (len(on_tile), 1))
+        found = reduce_answers(on_tile, None, limits, stability_offset=self.settings.stability_score_offset)
         good = (found.area > 0) & (found.stability >= self.settings.stability_score_thresh)
         good &= ~cut_by_crop(found.boxes, crop, size)
         for index in np.flatnonzero(good).tolist():
@@ -156,7 +151,7 @@ def find_on_tiles(
             rows, limits = np.zeros(len(found), np.int64), np.tile(ground.limits, (len(found), 1))
             embedding = encode_again(refine, slide, [ground.pair(size, images.context_factor)], tile)
             redrawn = refine_candidates(refine, embedding, found, rows, limits, size)
-            found = _by_position(finder.distinct(redrawn))
+            found = by_position(finder.distinct(redrawn))
         yield number, found
 
 
@@ -169,21 +164,6 @@ def _certain(answers: MaskBatch, threshold: float) -> MaskBatch:
     """Answers with a predicted IoU above the threshold; 0 lets all pass, as predictions may be negative."""
     passing = (answers.iou > threshold) | (threshold == 0)
     return MaskBatch(answers.logits[passing], answers.origin[passing], answers.iou[passing])
-
-
-def _whole_masks(answers: MaskBatch, limits: np.ndarray, offset: float) -> ReducedAnswers:
-    """Answers with all their parts within the limits."""
-    logits = components.clear_outside(answers.logits, answers.origin, np.tile(limits, (len(answers), 1)))
-    masks = logits > 0
-    return ReducedAnswers(
-        logits=logits,
-        masks=masks,
-        origin=answers.origin,
-        boxes=components.tight_boxes(masks) + np.tile(answers.origin, 2),
-        area=np.count_nonzero(masks, axis=(1, 2)),
-        iou=answers.iou,
-        stability=components.stability(logits, offset),
-    )
 
 
 def _best_boxes(found: Sequence[PackedCandidate], scores: Sequence[float], max_iou: float) -> list[PackedCandidate]:
@@ -204,7 +184,3 @@ def _order_by_boxes(candidates: Sequence[Candidate], scores: Sequence[float], ma
     order = nms(torch.tensor(corners, dtype=torch.float32), torch.tensor(scores, dtype=torch.float32), max_iou)
     kept: list[int] = order.tolist()
     return kept
-
-
-def _by_position(candidates: Sequence[Candidate]) -> list[Candidate]:
-    return sorted(candidates, key=lambda one: (one.box[1], one.box[0], one.box[3], one.box[2]))

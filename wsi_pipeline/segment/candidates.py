@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from wsi_pipeline.models.roles import MaskBatch
 from wsi_pipeline.segment.objects import NOT_REFINED, quantise_logits
 from wsi_pipeline.segment.reduced import ReducedAnswers, reduce_answers
+from wsi_pipeline.segment.suppression import CONTAINED, rank, suppress
 from wsi_pipeline.workflow import SegmentSettings
 
 MIN_INSIDE = 0.5
@@ -101,6 +103,31 @@ def cut_out(found: ReducedAnswers, index: int, row: int) -> Candidate:
         iou=float(found.iou[index]),
         stability=float(found.stability[index]),
     )
+
+
+def distinct(
+    candidates: Sequence[Candidate], scores: np.ndarray, *, max_iou: float, contained: float = CONTAINED
+) -> list[Candidate]:
+    """The candidates of one tile that no better one covers, in their order.
+
+    Args:
+        candidates: N of them.
+        scores: the prompter's, of the prompts that the candidates' ``row`` counts.
+        max_iou, contained: as of ``suppress``.
+    """
+    if not candidates:
+        return []
+    boxes = np.stack([one.box for one in candidates])
+    masks = [one.mask for one in candidates]
+    iou, areas = np.array([one.iou for one in candidates]), np.array([np.count_nonzero(mask) for mask in masks])
+    order = rank(iou, scores[[one.row for one in candidates]], boxes, areas)
+    keep = suppress(boxes, masks, order, max_iou=max_iou, contained=contained)
+    return [one for one, kept in zip(candidates, keep.tolist(), strict=True) if kept]
+
+
+def by_position(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The same line by line of their top-left corners."""
+    return sorted(candidates, key=lambda one: (one.box[1], one.box[0], one.box[3], one.box[2]))
 
 
 def paint_logits(canvas: np.ndarray, candidate: Candidate) -> None:

@@ -24,17 +24,21 @@ def decode_in_calls(
     Yields:
         rows (n,) of ``prompts`` and their answers; every row once.
     """
-    sides = window_sides(prompts, segmenter.input_size, margin)
-    if len(prompts) and len(prompts) * int(sides.max()) ** 2 <= ANSWER_PX:
-        yield np.arange(len(prompts)), segmenter.decode(embedding, prompts, margin=margin)
+    for rows in calls_that_fit(window_sides(prompts, segmenter.input_size, margin)):
+        yield rows, segmenter.decode(embedding, take(prompts, rows), margin=margin)
+
+
+def calls_that_fit(sides: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of windows with sides (N,) px, cut into calls: all at once if they fit, else those of like size together."""
+    if len(sides) and len(sides) * int(sides.max()) ** 2 <= ANSWER_PX:
+        yield np.arange(len(sides))
         return
     size_class = np.ceil(np.log2(sides))
     for size in np.unique(size_class):
         rows = np.flatnonzero(size_class == size)
         step = max(1, int(ANSWER_PX // sides[rows].max() ** 2))
         for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            yield part, segmenter.decode(embedding, take(prompts, part), margin=margin)
+            yield rows[start : start + step]
 
 
 def window_sides(prompts: PromptBatch, size: int, margin: float | None) -> np.ndarray:

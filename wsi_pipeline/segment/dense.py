@@ -14,7 +14,7 @@ from wsi_pipeline.geometry import PixelGrid
 from wsi_pipeline.models.roles import PairImages, PromptBatch, Prompter, Segmenter
 from wsi_pipeline.segment import components, decoding
 from wsi_pipeline.segment.automatic import MaskFinder, find_on_tiles
-from wsi_pipeline.segment.candidates import Candidate, accept, paint_logits
+from wsi_pipeline.segment.candidates import Candidate, accept, by_position, distinct, paint_logits
 from wsi_pipeline.segment.decoding import decode_in_calls, select, take, window_bounds, window_sides
 from wsi_pipeline.segment.found import FoundObject, collect
 from wsi_pipeline.segment.ground import Ground
@@ -28,7 +28,6 @@ from wsi_pipeline.segment.objects import (
     quantise_logits,
 )
 from wsi_pipeline.segment.refine import RefineStage, encode_again, refine_candidates
-from wsi_pipeline.segment.suppression import rank, suppress
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 from wsi_pipeline.tiling.read import GridReader, read_pairs
 from wsi_pipeline.workflow import GridPrompts, SegmentSettings, Workflow
@@ -287,19 +286,7 @@ def _decode(
 
 def _best(candidates: list[Candidate], scores: np.ndarray, settings: SegmentSettings) -> list[Candidate]:
     """The candidates of one tile that no better one covers, by position."""
-    if not candidates:
-        return []
-    boxes = np.stack([one.box for one in candidates])
-    masks = [one.mask for one in candidates]
-    order = rank(
-        np.array([one.iou for one in candidates]),
-        scores[[one.row for one in candidates]],
-        boxes,
-        np.array([np.count_nonzero(mask) for mask in masks]),
-    )
-    keep = suppress(boxes, masks, order, max_iou=settings.nms_iou)
-    by_position = np.lexsort((boxes[:, 2], boxes[:, 3], boxes[:, 0], boxes[:, 1]))
-    return [candidates[i] for i in by_position if keep[i]]
+    return by_position(distinct(candidates, scores, max_iou=settings.nms_iou))
 
 
 def _on_grid(candidate: Candidate, tile: Tile, grid: PixelGrid, class_id: int, scores: np.ndarray) -> FoundObject:

@@ -32,17 +32,25 @@ class ReducedAnswers:
     stability: np.ndarray
 
 
-def reduce_answers(answers: MaskBatch, seeds: np.ndarray, limits: np.ndarray, *, parts: str) -> ReducedAnswers:
+def reduce_answers(
+    answers: MaskBatch,
+    seeds: np.ndarray | None,
+    limits: np.ndarray,
+    *,
+    parts: str = "every",
+    stability_offset: float = components.STABILITY_OFFSET,
+) -> ReducedAnswers:
     """Keep the parts of each answer that its prompt asked for.
 
     Args:
         answers: N windows.
-        seeds: (N, h, w) bool, where each prompt is in its window.
+        seeds: (N, h, w) bool, where each prompt is in its window; None keeps every answer whole.
         limits: (N, 4) ``x0, y0, x1, y1`` of the patch that counts, patch px.
         parts: as of ``components.own_parts``.
+        stability_offset: as of ``components.stability``.
     """
     logits = components.clear_outside(answers.logits, answers.origin, limits)
-    masks = components.own_parts(logits, seeds, parts=parts)
+    masks = logits > 0 if seeds is None else components.own_parts(logits, seeds, parts=parts)
     own = components.own_logits(logits, masks)
     return ReducedAnswers(
         logits=own,
@@ -51,5 +59,5 @@ def reduce_answers(answers: MaskBatch, seeds: np.ndarray, limits: np.ndarray, *,
         boxes=components.tight_boxes(masks) + np.tile(answers.origin, 2),
         area=np.count_nonzero(masks, axis=(1, 2)),
         iou=answers.iou,
-        stability=components.stability(own),
+        stability=components.stability(own, stability_offset),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from wsi_pipeline.models.roles import MaskBatch, PairImages, Refiner
 from wsi_pipeline.segment.candidates import Candidate, cut_out
 from wsi_pipeline.segment.components import BACKGROUND
-from wsi_pipeline.segment.decoding import ANSWER_PX
+from wsi_pipeline.segment.decoding import calls_that_fit
 from wsi_pipeline.segment.objects import KEPT_COARSE, REFINED
 from wsi_pipeline.segment.onto_grid import enlarged
 from wsi_pipeline.segment.questions import COARSE_LOGIT
@@ -82,7 +82,7 @@ def sharpen(
         sides[:] = size
     else:
         sides = np.clip(sides * (1 + 2 * settings.window_margin), 1, size)
-    for rows in _calls(np.maximum(sides * max(scale, 1), refiner.mask_size)):
+    for rows in calls_that_fit(np.maximum(sides * max(scale, 1), refiner.mask_size)):
         coarse = np.stack([_coarse_logits(masks[row], size, refiner.mask_size) for row in rows])
         images = np.array([masks[row].image for row in rows], np.int64)
         answers = refiner.refine(embedding, coarse, images, margin=settings.window_margin, points=settings.points)
@@ -119,16 +119,6 @@ def _at_scale(answers: MaskBatch, scale: float) -> MaskBatch:
     px = round(1 / scale)
     logits = np.stack([enlarged(logits, px) for logits in answers.logits])
     return MaskBatch(logits, answers.origin * px, answers.iou)
-
-
-def _calls(sides: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of masks that fit in one call, those of like size together: windows of a call share one size."""
-    size_class = np.ceil(np.log2(sides))
-    for size in np.unique(size_class):
-        rows = np.flatnonzero(size_class == size)
-        step = max(1, int(ANSWER_PX // sides[rows].max() ** 2))
-        for start in range(0, len(rows), step):
-            yield rows[start : start + step]
 
 
 def _coarse_logits(one: CoarseMask, size: int, mask_size: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.geometry import Affine2D
 from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.prompts.qupath import read_qupath_prompts
-from wsi_pipeline.rasterise import rasterise
+from wsi_pipeline.rasterise import paint, rasterise
 from wsi_pipeline.slides.slide import Slide
 from wsi_pipeline.tiling.plan import PatchPair
 from wsi_pipeline.training.data.slides import Annotated, Field, Origin, SlidePairs
@@ -103,16 +103,6 @@ class Outlines:
         seen = np.sort(self._tree.query(shapely.box(*to_level0.region(size, size).bounds)))
         ids = np.zeros((size, size), np.int64)
         for number in seen[np.argsort(-self._areas[seen], kind="stable")]:
-            _paint(ids, self._shapes[number], to_raster, int(number) + 1)
+            paint(ids, self._shapes[number], to_raster, int(number) + 1)
         known = np.ones((size, size), bool) if self._rois is None else rasterise(self._rois, to_raster, size, size)
         return Annotated(ids, known, {number + 1: self._classes[number] for number in seen.tolist()})
-
-
-def _paint(ids: np.ndarray, shape: BaseGeometry, to_raster: Affine2D, number: int) -> None:
-    """Set an object's px; only its bounding box is looked at, as a patch may hold a thousand nuclei."""
-    corners = to_raster.apply(np.reshape(shape.bounds, (2, 2)))
-    x0, y0 = np.clip(np.floor(corners[0]), 0, ids.shape[1]).astype(int)
-    x1, y1 = np.clip(np.ceil(corners[1]), 0, ids.shape[0]).astype(int)
-    if x0 < x1 and y0 < y1:
-        window = Affine2D(tx=-float(x0), ty=-float(y0)).after(to_raster)
-        ids[y0:y1, x0:x1][rasterise(shape, window, int(x1 - x0), int(y1 - y0))] = number
