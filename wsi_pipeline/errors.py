@@ -80,6 +80,10 @@ class DatasetError(WsiPipelineError):
         return cls(f"{len(problems)} problem{'s' * (len(problems) > 1)}: {said}{rest}", where=where, fix=fix)
 
 
+class TrainingError(WsiPipelineError):
+    """A recipe is not valid, or training by it cannot go on."""
+
+
 class LabelsError(WsiPipelineError):
     """Truth or predictions cannot be read, or cannot be compared."""
 

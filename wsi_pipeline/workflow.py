@@ -11,7 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -24,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from wsi_pipeline.errors import WorkflowError
+from wsi_pipeline.settings import Section, describe, read_settings, set_key
 
 _QUANTITY = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµμ²^0-9/]*)\s*$")
 _MICRONS = {"um": 1.0, "mm": 1000.0}
@@ -99,10 +99,6 @@ Microns = Annotated[float, BeforeValidator(_in_microns), Field(ge=0), _unit("um"
 SquareMicrons = Annotated[float, BeforeValidator(_in_square_microns), Field(ge=0), _unit("um2")]
 Mpp = Annotated[float, BeforeValidator(_in_mpp), Field(ge=0.05, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class TissueSettings(Section):
@@ -316,19 +312,10 @@ def load_workflow(source: str | Path, overrides: dict[str, Any] | None = None) -
         WorkflowError: unknown name, unreadable or invalid YAML, unknown key, wrong type or unit.
     """
     path = find_workflow(source)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkflowError(f"cannot be read ({error})", where=path, fix="Give a readable YAML file") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise WorkflowError(f"invalid YAML{line}: {problem}", where=path, fix="Correct that line") from None
-    if not isinstance(data, dict):
-        raise WorkflowError("holds no workflow", where=path, fix="See `wsi-pipeline workflows show nuclei`")
+    fix = "See `wsi-pipeline workflows show nuclei`"
+    data = read_settings(path, error=WorkflowError, what="workflow", fix=fix)
     for key, value in (overrides or {}).items():
-        _set(data, key, value, path)
+        set_key(data, key, value, error=WorkflowError, where=path, fix=_ADVICE, named=("segment", "refine"))
     return parse_workflow(data, where=path)
 
 
@@ -337,7 +324,7 @@ def parse_workflow(data: dict[str, Any], *, where: object = None) -> Workflow:
     try:
         workflow = Workflow.model_validate(data)
     except ValidationError as error:
-        raise WorkflowError(_describe(error), where=where, fix=_ADVICE) from None
+        raise WorkflowError(describe(error), where=where, fix=_ADVICE) from None
     if workflow.segment is not None and workflow.prompts is None:
         raise WorkflowError("has a segment section but no prompts", where=where, fix="Add `prompts: {source: ...}`")
     if workflow.refine is not None and workflow.prompts is None:
@@ -374,25 +361,3 @@ def find_workflow(source: str | Path) -> Path:
 
 
 _ADVICE = "See `wsi-pipeline workflows schema` for every key"
-
-
-def _set(data: dict[str, Any], dotted: str, value: Any, where: object) -> None:
-    *parents, last = dotted.split(".")
-    for key in parents:
-        if key in ("segment", "refine") and isinstance(data.get(key), str):  # a model by its bare name
-            data[key] = {"model": data[key]}
-        data = data.setdefault(key, {})
-        if not isinstance(data, dict):
-            raise WorkflowError(f"{dotted}: {key} is not a section", where=where, fix=_ADVICE)
-    data[last] = value
-
-
-def _describe(error: ValidationError) -> str:
-    problems = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            problems.append(f"unknown key {key}")
-        else:
-            problems.append(f"{key}: {item['msg']}")
-    return "; ".join(problems)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.files import beside
-from wsi_pipeline.training.recipe import TrainingError
 
 Tensors = dict[str, Tensor]
 

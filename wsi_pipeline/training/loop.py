@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.files import beside
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.training.checkpoint import Average, Checkpoint, copied, put, read_checkpoint
@@ -19,7 +20,7 @@ from wsi_pipeline.training.epochs import Exercises
 from wsi_pipeline.training.features import FrozenFeatures
 from wsi_pipeline.training.heads import HEADS
 from wsi_pipeline.training.progress import Reporter, reporter_for
-from wsi_pipeline.training.recipe import Recipe, TrainingError
+from wsi_pipeline.training.recipe import Recipe
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.training.validation import validate
 

@@ -8,19 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import Field, ValidationError
 
-from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.resolve import BACKBONES
-from wsi_pipeline.workflow import ModelSettings, Section
+from wsi_pipeline.settings import Section, describe, read_settings, set_key
+from wsi_pipeline.workflow import ModelSettings
 
 System = Literal["hq-sam", "pa-sam", "wsi-sam"]
 SYSTEMS: tuple[str, ...] = get_args(System)
-
-
-class TrainingError(WsiPipelineError):
-    """A recipe is not valid, or training by it cannot go on."""
 
 
 class Optimiser(Section):
@@ -100,15 +96,13 @@ def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any]
     if system not in SYSTEMS:
         raise TrainingError(f"no such system: {system}", fix=f"Train one of {', '.join(SYSTEMS)}")
     data = _read(Path(__file__).parent / "recipes" / f"{system}.yaml")
-    for key, value in (_flat(_read(path)) if path else {}).items():
-        _set(data, key, value)
-    for key, value in (overrides or {}).items():
-        _set(data, key, value)
+    changes = (_flat(_read(path)) if path else {}) | (overrides or {})
+    for key, value in changes.items():
+        set_key(data, key, value, error=TrainingError, where=path or system, fix="See the recipe's keys")
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise TrainingError("; ".join(problems), where=path or system, fix="Correct the recipe") from None
+        raise TrainingError(describe(error), where=path or system, fix="Correct the recipe") from None
     _check(recipe, system, path)
     return recipe
 
@@ -128,13 +122,7 @@ def _check(recipe: Recipe, system: str, where: Path | None) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TrainingError(f"cannot be read ({error})", where=path, fix="Give a readable YAML file") from None
-    if not isinstance(data, dict):
-        raise TrainingError("holds no recipe", where=path, fix="Write keys and values, e.g. `epochs: 20`")
-    return data
+    return read_settings(path, error=TrainingError, what="recipe", fix="Write keys and values, e.g. `epochs: 20`")
 
 
 def _flat(data: dict[str, Any]) -> dict[str, Any]:
@@ -144,14 +132,3 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
         below = value.items() if isinstance(value, dict) else ()
         flat.update({f"{key}.{name}": inner for name, inner in below} or {str(key): value})
     return flat
-
-
-def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
-    section, dot, key = dotted.partition(".")
-    if not dot:
-        data[section] = value
-        return
-    below = data.setdefault(section, {})
-    if not isinstance(below, dict):
-        raise TrainingError(f"{section} is not a section", where=dotted, fix="See the recipe's keys")
-    below[key] = value

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.training.boundary import boundary_iou, mask_iou
 from wsi_pipeline.training.epochs import Exercise, Exercises
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.losses import INSIDE
-from wsi_pipeline.training.recipe import TrainingError
 
 
 class Score(NamedTuple):
