@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from wsi_pipeline import progress as shared_progress
 from wsi_pipeline.run import progress
 from wsi_pipeline.run.progress import Bars, JsonLines, reporter_for
 
@@ -25,7 +26,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
+    for module in (progress, shared_progress):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 

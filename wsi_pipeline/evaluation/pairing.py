@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_pipeline.errors import LabelsError
 from wsi_pipeline.evaluation.reading import IMAGE_SUFFIXES, OUTLINE_SUFFIXES, PYRAMID_SUFFIX
+from wsi_pipeline.manifest import file_of, read_manifest
 
 _SUFFIXES = (*OUTLINE_SUFFIXES, *IMAGE_SUFFIXES, f".ome{PYRAMID_SUFFIX}", PYRAMID_SUFFIX)
 _OF_A_RUN = "masks.ome.zarr"
@@ -52,7 +52,12 @@ def read_truths(path: Path, where: Mapping[str, str] | None = None, image: Path 
         )
     if not is_manifest:
         return [Truth(stem(path), path, stem(path), image=image)]
-    rows = [row for row in _rows(path, where or {}) if all(row[key] == value for key, value in (where or {}).items())]
+    wanted = where or {}
+    rows = [
+        row
+        for _, row in read_manifest(path, ("mask", *wanted), error=LabelsError)
+        if all(row[key] == value for key, value in wanted.items())
+    ]
     if not rows:
         raise LabelsError("has no row to evaluate", where=path, fix="Check --where and the manifest")
     truths = [_truth(row, path) for row in rows]
@@ -96,30 +101,12 @@ def stem(path: Path) -> str:
     return path.name.removesuffix(suffix) if suffix else path.stem
 
 
-def _rows(path: Path, where: Mapping[str, str]) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), reader.fieldnames or []
-    except (OSError, ValueError, csv.Error) as error:
-        raise LabelsError(f"cannot be read ({error})", where=path, fix="Give a CSV file with a column mask") from None
-    missing = next((column for column in ("mask", *where) if column not in columns), None)
-    if missing:
-        raise LabelsError(f"has no column {missing}", where=path, fix=f"It has {', '.join(columns) or 'none'}")
-    return rows
-
-
 def _truth(row: Mapping[str, str], manifest: Path) -> Truth:
-    image = _beside(manifest, row["file"]) if row.get("file") else None
-    mask = _beside(manifest, row["mask"])
+    image = file_of(manifest, row["file"]) if row.get("file") else None
+    mask = file_of(manifest, row["mask"])
     name = stem(image or mask)
     try:
         mpp = float(row["mpp"]) if row.get("mpp") else None
     except ValueError:
         raise LabelsError(f"mpp {row['mpp']} of {name} is no number", where=manifest, fix="Correct it") from None
     return Truth(name, mask, row.get("group") or name, mpp, image, row.get("object_class") or None)
-
-
-def _beside(manifest: Path, path: str) -> Path:
-    above = manifest.resolve().parent.parent / path
-    return above if above.exists() else manifest.resolve().parent / path

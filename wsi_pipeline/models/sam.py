@@ -148,6 +148,15 @@ class Sam(nn.Module):
         ]
 
     def _answer(self, one: SamInput, image: EncoderOutput, position: Tensor, multimask_output: bool) -> SamOutput:
+        logits, iou = self.low_res(one, image, position, multimask_output)
+        resized = (one.image.shape[-2], one.image.shape[-1])
+        restored = restore(logits, self.variant.image_size, resized, one.original_size)
+        return SamOutput(restored > 0, iou, logits)
+
+    def low_res(
+        self, one: SamInput, image: EncoderOutput, position: Tensor, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(P, K, 256, 256) logits of the padded square and (P, K) IoU of the prompts on one encoded image."""
         points = None
         if one.points is not None:
             points = (one.points, one.point_labels)
@@ -155,10 +164,7 @@ class Sam(nn.Module):
         if one.masks is None:
             # the same for every prompt
             dense = dense[:1]
-        logits, iou = self.decode(image, position, sparse, dense, multimask_output)
-        resized = (one.image.shape[-2], one.image.shape[-1])
-        restored = restore(logits, self.variant.image_size, resized, one.original_size)
-        return SamOutput(restored > 0, iou, logits)
+        return self.decode(image, position, sparse, dense, multimask_output)
 
     def decode(
         self, image: EncoderOutput, position: Tensor, sparse: Tensor, dense: Tensor, multimask_output: bool

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any, Protocol, TextIO
+
+from wsi_pipeline.progress import EventLines, TerminalBars
 
 
 class Reporter(Protocol):
@@ -19,17 +20,13 @@ class Reporter(Protocol):
     def close(self) -> None: ...
 
 
-class JsonLines:
-    """One JSON object per event, flushed at once; stage progress at most once per ``interval`` seconds."""
+class JsonLines(EventLines):
+    """One JSON object per event; stage progress at most once per ``interval`` seconds."""
 
     def __init__(self, stream: TextIO, *, interval: float = 5.0) -> None:
-        self._stream, self._interval = stream, interval
+        super().__init__(stream)
+        self._interval = interval
         self._done, self._total, self._last = 0, 0, 0.0
-
-    def _emit(self, event: str, **facts: Any) -> None:
-        line = {"time": round(time.time(), 3), "event": event} | facts
-        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._stream.flush()
 
     def slides(self, total: int) -> None:
         self._emit("slides", total=total)
@@ -48,31 +45,16 @@ class JsonLines:
     def finish(self, slide_id: str, state: str, **facts: Any) -> None:
         self._emit("slide", slide=slide_id, state=state, **facts)
 
-    def say(self, message: str, **facts: Any) -> None:
-        self._emit("message", message=message, **facts)
 
-    def close(self) -> None:
-        self._stream.flush()
-
-
-class Bars:
+class Bars(TerminalBars):
     """Rich progress bars: one for the archive, one for the stage of the slide in work."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
-        self._progress = Progress(
-            TextColumn("{task.description:<34}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            Remaining(),
-            console=Console(stderr=True),
-        )
-        self._progress.start()
+        columns = TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        super().__init__(*columns, TextColumn("left"), Remaining())
         self._archive = self._progress.add_task("slides", total=None)
         self._stage = self._progress.add_task("", total=None, visible=False)
 
@@ -93,13 +75,7 @@ class Bars:
         self._progress.update(self._stage, visible=False)
         reason = f": {facts['reason']}" if facts.get("reason") else ""
         objects = f", {facts['objects']:,} objects" if facts.get("objects") else ""
-        self._progress.console.print(f"{slide_id}: {state}{objects}{reason}", highlight=False, markup=False)
-
-    def say(self, message: str, **facts: Any) -> None:
-        self._progress.console.print(message, highlight=False, markup=False)
-
-    def close(self) -> None:
-        self._progress.stop()
+        self.say(f"{slide_id}: {state}{objects}{reason}")
 
 
 def reporter_for(stream: TextIO | None = None) -> Reporter:

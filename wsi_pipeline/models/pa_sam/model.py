@@ -11,9 +11,8 @@ from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.pa_sam.adapter import PaMaps
 from wsi_pipeline.models.pa_sam.decoder import PaMaskDecoder
 from wsi_pipeline.models.pa_sam.guide import EdgeSource, Guide, guide_image, point_marks
-from wsi_pipeline.models.preprocess import restore
 from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
-from wsi_pipeline.models.sam import Sam, SamInput, SamOutput, Variant, find_variant
+from wsi_pipeline.models.sam import Sam, SamInput, Variant, find_variant
 
 
 class PaMasks(NamedTuple):
@@ -84,7 +83,9 @@ class PaSam(Sam):
         masks, iou, *drawn = (x.reshape(*prompts.leading, *x.shape[2:]) for x in (masks, iou.squeeze(2), *maps))
         return PaMasks(masks, iou, PaMaps(*drawn))
 
-    def _answer(self, one: SamInput, image: EncoderOutput, position: Tensor, multimask_output: bool) -> SamOutput:
+    def low_res(
+        self, one: SamInput, image: EncoderOutput, position: Tensor, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
         prompts = PromptTensors(
             boxes=_of_one_image(one.boxes),
             points=_of_one_image(one.points),
@@ -93,10 +94,7 @@ class PaSam(Sam):
         )
         guide = self.guide(one.image.unsqueeze(0))
         answer = self.segment(image.embedding, guide, prompts, multimask=multimask_output)
-        logits, iou = answer.masks.transpose(0, 1), answer.iou.transpose(0, 1)
-        resized = (one.image.shape[-2], one.image.shape[-1])
-        restored = restore(logits, self.variant.image_size, resized, one.original_size)
-        return SamOutput(restored > 0, iou, logits)
+        return answer.masks.transpose(0, 1), answer.iou.transpose(0, 1)
 
 
 def _of_one_image(prompts: Tensor | None) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from wsi_pipeline.errors import DatasetError
+from wsi_pipeline.manifest import file_of, read_manifest
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo, renumbered
 from wsi_pipeline.training.data.splits import split_leaks
 
@@ -80,7 +80,7 @@ def open_tiles(path: Path | str) -> TileFolder:
     for line, row in rows:
         at = f"line {line}"
         infos.append(_info(row, at, problems))
-        files.append(TileFiles(_find(manifest, row["file"]), _find(manifest, row["mask"])))
+        files.append(TileFiles(file_of(manifest, row["file"]), file_of(manifest, row["mask"])))
         problems += [f"{at}: {said}" for said in _file_problems(files[-1])]
     listed = Counter(tile.image for tile in files)
     problems += [f"{image.name} is listed {count} times" for image, count in listed.items() if count > 1]
@@ -91,19 +91,7 @@ def open_tiles(path: Path | str) -> TileFolder:
 
 
 def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line number and cells of every tile."""
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = reader.fieldnames or ()
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(
-            f"cannot be read ({error})", where=manifest, fix=f"Give a folder with a {MANIFEST} in UTF-8"
-        ) from None
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise DatasetError(f"has no column {', '.join(missing)}", where=manifest, fix="Add it to the first line")
+    rows = read_manifest(manifest, COLUMNS, error=DatasetError)
     if not rows:
         raise DatasetError("lists no tiles", where=manifest, fix="Add a line for each tile")
     return rows
@@ -132,12 +120,6 @@ def _mpp(text: str, at: str, problems: list[str]) -> float | None:
     if not 0 < mpp < np.inf:
         problems.append(f"{at}: mpp {text!r} is no positive number")
     return mpp
-
-
-def _find(manifest: Path, name: str) -> Path:
-    beside = manifest.parent / name
-    above = manifest.parent.parent / name
-    return above if not beside.exists() and above.exists() else beside
 
 
 def _file_problems(files: TileFiles) -> list[str]:
