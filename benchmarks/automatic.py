@@ -35,7 +35,7 @@ from wsi_pipeline.prompts.grid import PointGrid
 from wsi_pipeline.segment.automatic import MaskFinder
 from wsi_pipeline.segment.candidates import Candidate
 from wsi_pipeline.segment.components import stability
-from wsi_pipeline.segment.ground import Ground
+from wsi_pipeline.segment.tile_extent import TileExtent
 from wsi_pipeline.slides.slide import open_slide
 from wsi_pipeline.workflow import GridPrompts
 
@@ -218,7 +218,7 @@ def main() -> None:
     finder = MaskFinder(segmenter, asked, nms_iou=1)
 
     def find() -> list[Candidate]:
-        return finder.find(PairImages(image[None]), Ground.whole(SIZE, mpp), lambda crop: PairImages(image[None]))
+        return finder.find(PairImages(image[None]), TileExtent.whole(SIZE, mpp), lambda crop: PairImages(image[None]))
 
     mine, ours = seconds(find)
     baseline, theirs = seconds(lambda: official.generate(image))

@@ -19,10 +19,10 @@ from wsi_pipeline.segment.automatic import MaskFinder
 from wsi_pipeline.segment.candidates import Candidate
 from wsi_pipeline.segment.crops import Crop, cut_by_crop, lay_out
 from wsi_pipeline.segment.dense import segment_batch
-from wsi_pipeline.segment.ground import Ground
 from wsi_pipeline.segment.objects import REFINED, SEAM_RIGHT, ObjectBatch
 from wsi_pipeline.segment.packed import PackedCandidate
 from wsi_pipeline.segment.refine import RefineStage
+from wsi_pipeline.segment.tile_extent import TileExtent
 from wsi_pipeline.tiling.plan import TilePlan
 from wsi_pipeline.workflow import GridPrompts, RefineSettings, Workflow
 
@@ -71,7 +71,7 @@ def no_crops(crop: Crop) -> PairImages:
 
 def find(image: np.ndarray, segmenter: Any = None, *, nms_iou: float = 1.0, **options: Any) -> list[Candidate]:
     finder = MaskFinder(segmenter or Guesser(), grid(**options), nms_iou)
-    return finder.find(PairImages(image[None]), Ground.whole(SIZE, 0.5), no_crops)
+    return finder.find(PairImages(image[None]), TileExtent.whole(SIZE, 0.5), no_crops)
 
 
 def drawn(one: Candidate) -> np.ndarray:

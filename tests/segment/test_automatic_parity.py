@@ -32,8 +32,8 @@ from wsi_pipeline.segment.automatic import MaskFinder
 from wsi_pipeline.segment.candidates import Candidate
 from wsi_pipeline.segment.components import tight_boxes
 from wsi_pipeline.segment.crops import Crop, lay_out
-from wsi_pipeline.segment.ground import Ground
 from wsi_pipeline.segment.small_regions import without_small_regions
+from wsi_pipeline.segment.tile_extent import TileExtent
 from wsi_pipeline.workflow import GridPrompts
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def both(segmenter: Any, official: OfficialSam, image: np.ndarray, **options: An
         return PairImages(patch[None])
 
     finder = MaskFinder(segmenter, asked, nms_iou=1)
-    return generator.generate(image), finder.find(PairImages(image[None]), Ground.whole(size, MPP), read)
+    return generator.generate(image), finder.find(PairImages(image[None]), TileExtent.whole(size, MPP), read)
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,13 @@ from wsi_pipeline.models.resolve import hq_sam_plan, pa_sam_plan, wsi_sam_plan
 from wsi_pipeline.training.batches import View
 from wsi_pipeline.training.checkpoint import Average
 from wsi_pipeline.training.data.tiles import TileFolder, open_tiles
-from wsi_pipeline.training.epochs import Exercises, prompts_of
 from wsi_pipeline.training.features import FrozenFeatures
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.heads import HEADS
-from wsi_pipeline.training.known_px import sampled_loss, settled, settled_uncertainty
+from wsi_pipeline.training.known_px import logits_where_known, sampled_loss, uncertainty_where_known
 from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
+from wsi_pipeline.training.prompted_batches import PromptedBatches, prompts_of
 from wsi_pipeline.training.recipe import SYSTEMS, Recipe, load_recipe
 from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import Joined
@@ -134,8 +134,8 @@ def test_run_that_was_stopped_gives_the_same_weights(
 def test_loss_of_one_batch_falls_and_the_backbone_stays(tiles: TileFolder, embeddings: Path, system: str) -> None:
     recipe, head = head_of(system)
     features = FrozenFeatures.of(head.sam, embeddings, CPU)
-    exercises = Exercises(recipe, Joined([tiles]), features, CPU, pairs=head.pairs)
-    (exercise,) = exercises.training([0], 1, 1, 0)
+    batches = PromptedBatches(recipe, Joined([tiles]), features, CPU, pairs=head.pairs)
+    (asked_batch,) = batches.training([0], 1, 1, 0)
     before = {name: value.clone() for name, value in head.module.state_dict().items()}
     backbone = {name: value.clone() for name, value in head.sam.image_encoder.state_dict().items()}
     optimiser = torch.optim.AdamW(head.trained.values(), lr=1e-4)
@@ -143,7 +143,7 @@ def test_loss_of_one_batch_falls_and_the_backbone_stays(tiles: TileFolder, embed
     losses = []
     for _ in range(5):
         optimiser.zero_grad()
-        loss = head.loss(exercise.batch, exercise.asked, torch.Generator().manual_seed(1))
+        loss = head.loss(asked_batch.batch, asked_batch.asked, torch.Generator().manual_seed(1))
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
@@ -173,8 +173,8 @@ def test_whole_decoder_can_be_trained() -> None:
 
 def losses_of(logits: Tensor, view: View) -> dict[str, Tensor]:
     """The loss of each system for maps (1, 1, 256, 256) on one patch, or on two alike."""
-    large, target = settled(logits, view), view.targets
-    uncertainty = settled_uncertainty(logits.sigmoid(), view)
+    large, target = logits_where_known(logits, view), view.targets
+    uncertainty = uncertainty_where_known(logits.sigmoid(), view)
     return {
         "hq-sam": sampled_loss(logits, view, torch.Generator().manual_seed(1)).total(),
         "wsi-sam": wsi_loss(large, large, target, target).total(),

@@ -35,11 +35,11 @@ def inspect(
     Example: wsi-pipeline dataset inspect tiles --output sheet.png --augment 3
     """
     from wsi_pipeline.training.data.find import open_source
-    from wsi_pipeline.training.data.slides import Field
+    from wsi_pipeline.training.data.slides import FieldOfView
     from wsi_pipeline.training.data.summary import summarise
 
     # read twice as far as a patch reaches, so that smaller scales do not show made-up surroundings
-    source = open_source(path, slide, slide_mpp=slide_mpp, field=Field(2 * size, mpp))
+    source = open_source(path, slide, slide_mpp=slide_mpp, field=FieldOfView(2 * size, mpp))
     _print(summarise(source))
     if output is not None:
         _write(output, source, augment, samples=samples, size=size, seed=seed)

@@ -164,7 +164,7 @@ def _prepare_models(client: Any, workflow: Workflow, output: Path) -> dict[str, 
     """Have a worker build the models and choose their precision; a resumed run keeps the choice it began with."""
     if workflow.segment is None and workflow.refine is None:
         return {}
-    from wsi_pipeline.run.shared import prepare_models
+    from wsi_pipeline.run.worker_models import prepare_models
 
     earlier = read_json(output / "run.json") or {}
     same = earlier.get("workflow") == workflow.model_dump(mode="json", by_alias=True)

@@ -1,7 +1,7 @@
 """What a worker needs to know about one slide, and what it keeps between tasks.
 
 A job is small and travels with every task; the slide handle and the plan live once per worker process and are found
-again by it. So do models, see ``shared``.
+again by it. So do models, see ``worker_models``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 
 from wsi_pipeline.arrays import save_arrays
 from wsi_pipeline.run.job import SlideJob, assembly_of, first_of, objects_of, plan_of, pyramid_of
-from wsi_pipeline.run.shared import ModelClock, model_clock, refiner_of, segmenter_of
+from wsi_pipeline.run.worker_models import ModelClock, model_clock, refiner_of, segmenter_of
 from wsi_pipeline.segment.objects import KEPT_COARSE, REFINED, ObjectBatch
 from wsi_pipeline.stitching.ids import object_ids
 from wsi_pipeline.workflow import QuPathPrompts

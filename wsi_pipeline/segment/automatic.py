@@ -18,11 +18,11 @@ from wsi_pipeline.prompts.grid import grid_points, has_stain
 from wsi_pipeline.segment import decoding
 from wsi_pipeline.segment.candidates import Candidate, by_position, cut_out, distinct
 from wsi_pipeline.segment.crops import Crop, cut_by_crop, lay_out, onto_tile
-from wsi_pipeline.segment.ground import Ground
 from wsi_pipeline.segment.packed import PackedCandidate
 from wsi_pipeline.segment.reduced import reduce_answers
 from wsi_pipeline.segment.refine import RefineStage, encode_again, refine_candidates
 from wsi_pipeline.segment.small_regions import without_small_regions
+from wsi_pipeline.segment.tile_extent import TileExtent
 from wsi_pipeline.tiling.read import GridReader, read_pairs
 from wsi_pipeline.workflow import GridPrompts
 
@@ -45,12 +45,12 @@ class MaskFinder:
     settings: GridPrompts
     nms_iou: float
 
-    def find(self, tile: PairImages, ground: Ground, read: ReadCrop) -> list[Candidate]:
+    def find(self, tile: PairImages, extent: TileExtent, read: ReadCrop) -> list[Candidate]:
         """All masks of one tile.
 
         Args:
             tile: one pair.
-            ground: where it lies.
+            extent: where it lies.
             read: reads the crops that hold a point.
 
         Returns:
@@ -64,31 +64,33 @@ class MaskFinder:
         found: list[PackedCandidate] = []
         areas: list[int] = []
         for crop in crops:
-            points = self._points(tile.high[0], crop, ground)
+            points = self._points(tile.high[0], crop, extent)
             if len(points):
-                here = list(self._answers(tile if crop.layer == 0 else read(crop), points, crop, ground))
+                here = list(self._answers(tile if crop.layer == 0 else read(crop), points, crop, extent))
                 best = _best_boxes(here, [one.facts.iou for one in here], settings.box_nms_thresh)
                 found += best
                 areas += [crop.area] * len(best)
         if len(crops) > 1:  # a smaller crop sees closer
             found = _best_boxes(found, [1 / area for area in areas], settings.crop_nms_thresh)
-        return by_position(self._tidied(self.distinct([one.unpacked() for one in found]), ground))
+        return by_position(self._tidied(self.distinct([one.unpacked() for one in found]), extent))
 
     def distinct(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Those that no better one covers, in their order."""
         return distinct(candidates, np.ones(1), max_iou=self.nms_iou, contained=1)
 
-    def _points(self, image: np.ndarray, crop: Crop, ground: Ground) -> np.ndarray:
+    def _points(self, image: np.ndarray, crop: Crop, extent: TileExtent) -> np.ndarray:
         """(N, 2) float32 points of a crop on tissue, px of its patch."""
         px = crop.side / self.segmenter.input_size
-        extent = ((crop.x1 - crop.x0) / px, (crop.y1 - crop.y0) / px)
-        points, spacing = grid_points(self.settings, extent, ground.mpp, layer=crop.layer)
+        shown = ((crop.x1 - crop.x0) / px, (crop.y1 - crop.y0) / px)
+        points, spacing = grid_points(self.settings, shown, extent.mpp, layer=crop.layer)
         on_tile = points * px + (crop.x0, crop.y0)
-        asked = np.flatnonzero(((on_tile >= ground.asked[:2]) & (on_tile < ground.asked[2:])).all(axis=1))
+        asked = np.flatnonzero(((on_tile >= extent.asked[:2]) & (on_tile < extent.asked[2:])).all(axis=1))
         on_tissue = has_stain(image, on_tile[asked], round(spacing * px / 2))
         return points[asked[on_tissue]].astype(np.float32)
 
-    def _answers(self, pair: PairImages, points: np.ndarray, crop: Crop, ground: Ground) -> Iterator[PackedCandidate]:
+    def _answers(
+        self, pair: PairImages, points: np.ndarray, crop: Crop, extent: TileExtent
+    ) -> Iterator[PackedCandidate]:
         """The answers to a crop's points that pass every check, point by point."""
         size = self.segmenter.input_size
         fitting = decoding.ANSWER_PX // (self.segmenter.n_guesses * size**2)
@@ -98,26 +100,26 @@ class MaskFinder:
             some = points[start : start + step, None]
             prompts = PromptBatch(np.zeros(len(some), np.int64), points=some, point_labels=np.ones(some.shape[:2], int))
             answers = self.segmenter.decode(embedding, prompts, guesses=True)
-            yield from self._good_ones(_certain(answers, self.settings.pred_iou_thresh), crop, ground)
+            yield from self._good_ones(_certain(answers, self.settings.pred_iou_thresh), crop, extent)
 
-    def _good_ones(self, answers: MaskBatch, crop: Crop, ground: Ground) -> Iterator[PackedCandidate]:
+    def _good_ones(self, answers: MaskBatch, crop: Crop, extent: TileExtent) -> Iterator[PackedCandidate]:
         if not len(answers):
             return
         size = self.segmenter.input_size
         on_tile = onto_tile(answers, crop, size)
-        limits = np.tile(ground.limits, (len(on_tile), 1))
+        limits = np.tile(extent.limits, (len(on_tile), 1))
         found = reduce_answers(on_tile, None, limits, stability_offset=self.settings.stability_score_offset)
         good = (found.area > 0) & (found.stability >= self.settings.stability_score_thresh)
         good &= ~cut_by_crop(found.boxes, crop, size)
         for index in np.flatnonzero(good).tolist():
             yield PackedCandidate.of(cut_out(found, index, row=0))
 
-    def _tidied(self, candidates: Sequence[Candidate], ground: Ground) -> list[Candidate]:
+    def _tidied(self, candidates: Sequence[Candidate], extent: TileExtent) -> list[Candidate]:
         """The candidates without small regions; of those that look alike now, one that had none."""
-        area = self.settings.min_mask_region_area / ground.mpp**2
+        area = self.settings.min_mask_region_area / extent.mpp**2
         if not area:
             return list(candidates)
-        tidied = [without_small_regions(one, area, ground.limits) for one in candidates]
+        tidied = [without_small_regions(one, area, extent.limits) for one in candidates]
         alike = max(self.settings.box_nms_thresh, self.settings.crop_nms_thresh)
         order = _order_by_boxes([one for one, _ in tidied], [float(not changed) for _, changed in tidied], alike)
         return [tidied[i][0] for i in order]
@@ -127,7 +129,7 @@ def find_on_tiles(
     finder: MaskFinder,
     slide: GridReader,
     images: PairImages,
-    grounds: Sequence[Ground],
+    extents: Sequence[TileExtent],
     refine: RefineStage | None = None,
 ) -> Iterator[tuple[int, list[Candidate]]]:
     """The masks of each tile, which do not depend on the other tiles.
@@ -136,27 +138,27 @@ def find_on_tiles(
         finder: of the workflow.
         slide: where to read crops.
         images: the tiles' pixels.
-        grounds: where they lie.
+        extents: where they lie.
         refine: draws the masks again.
 
     Yields:
         The number of every tile and its masks, as of ``MaskFinder.find``.
     """
-    for number, ground in enumerate(grounds):
+    for number, extent in enumerate(extents):
         tile = decoding.select(images, np.array([number]))
-        read = partial(_read_crop, slide, finder.segmenter, ground, images.context_factor)
-        found = finder.find(tile, ground, read)
+        read = partial(_read_crop, slide, finder.segmenter, extent, images.context_factor)
+        found = finder.find(tile, extent, read)
         if refine is not None and found:
             size = finder.segmenter.input_size
-            rows, limits = np.zeros(len(found), np.int64), np.tile(ground.limits, (len(found), 1))
-            embedding = encode_again(refine, slide, [ground.pair(size, images.context_factor)], tile)
+            rows, limits = np.zeros(len(found), np.int64), np.tile(extent.limits, (len(found), 1))
+            embedding = encode_again(refine, slide, [extent.pair(size, images.context_factor)], tile)
             redrawn = refine_candidates(refine, embedding, found, rows, limits, size)
             found = by_position(finder.distinct(redrawn))
         yield number, found
 
 
-def _read_crop(slide: GridReader, segmenter: Segmenter, ground: Ground, factor: float, crop: Crop) -> PairImages:
-    pair = crop.pair(ground.to_level0, segmenter.input_size, factor)
+def _read_crop(slide: GridReader, segmenter: Segmenter, extent: TileExtent, factor: float, crop: Crop) -> PairImages:
+    pair = crop.pair(extent.to_level0, segmenter.input_size, factor)
     return read_pairs(slide, [pair], low=segmenter.uses_low_patch)
 
 

@@ -17,7 +17,6 @@ from wsi_pipeline.segment.automatic import MaskFinder, find_on_tiles
 from wsi_pipeline.segment.candidates import Candidate, accept, by_position, distinct, paint_logits
 from wsi_pipeline.segment.decoding import decode_in_calls, select, take, window_bounds, window_sides
 from wsi_pipeline.segment.found import FoundObject, collect
-from wsi_pipeline.segment.ground import Ground
 from wsi_pipeline.segment.memory import in_halves
 from wsi_pipeline.segment.objects import (
     SEAM_BOTTOM,
@@ -28,6 +27,7 @@ from wsi_pipeline.segment.objects import (
     quantise_logits,
 )
 from wsi_pipeline.segment.refine import RefineStage, encode_again, refine_candidates
+from wsi_pipeline.segment.tile_extent import TileExtent
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 from wsi_pipeline.tiling.read import GridReader, read_pairs
 from wsi_pipeline.workflow import GridPrompts, SegmentSettings, Workflow
@@ -110,15 +110,15 @@ def segment_batch(
     background = quantise_logits(np.array(components.BACKGROUND))
     canvas = np.full((len(tiles), plan.size, plan.size), background, np.int8)
     objects: list[FoundObject] = []
-    grounds = [Ground.of_tile(tile, plan, slack=SLACK * plan.overlap) for tile in tiles]
+    extents = [TileExtent.of_tile(tile, plan, slack=SLACK * plan.overlap) for tile in tiles]
     found: Iterable[tuple[int, list[Candidate]]] = []
     scores = np.ones(1)
     if isinstance(workflow.prompts, GridPrompts):
         finder = MaskFinder(segmenter, workflow.prompts, workflow.segment.nms_iou)
-        found = find_on_tiles(finder, slide, images, grounds, refine)
-    elif len(questions := _find_questions(prompter, images, grounds)):
-        again = None if refine is None else partial(_refined, refine, slide, images, grounds)
-        found = _answer_all(segmenter, images, questions, grounds, workflow.segment, again)
+        found = find_on_tiles(finder, slide, images, extents, refine)
+    elif len(questions := _find_questions(prompter, images, extents)):
+        again = None if refine is None else partial(_refined, refine, slide, images, extents)
+        found = _answer_all(segmenter, images, questions, extents, workflow.segment, again)
         scores = questions.scores
     for row, kept in found:
         for candidate in kept:
@@ -136,13 +136,13 @@ def is_blank(images: np.ndarray) -> np.ndarray:
     return (top - bottom <= BLANK_RANGE).all(axis=1)
 
 
-def _find_questions(prompter: Prompter, images: PairImages, grounds: Sequence[Ground]) -> Questions:
+def _find_questions(prompter: Prompter, images: PairImages, extents: Sequence[TileExtent]) -> Questions:
     worth = np.flatnonzero(~is_blank(images.high))
     none = Questions(np.zeros(0, int), np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32), np.zeros(0))
     found = [none]
-    detections = prompter.detect(select(images, worth), mpp=grounds[0].mpp) if len(worth) else []
+    detections = prompter.detect(select(images, worth), mpp=extents[0].mpp) if len(worth) else []
     for row, here in zip(worth, detections, strict=True):
-        mine = _is_asked(here.boxes, here.points, grounds[int(row)].asked)
+        mine = _is_asked(here.boxes, here.points, extents[int(row)].asked)
         count = int(np.count_nonzero(mine))
         found.append(Questions(np.full(count, row), here.boxes[mine], here.points[mine], here.scores[mine]))
     return Questions(
@@ -160,12 +160,12 @@ def _answer_all(
     segmenter: Segmenter,
     images: PairImages,
     questions: Questions,
-    grounds: Sequence[Ground],
+    extents: Sequence[TileExtent],
     settings: SegmentSettings,
     again: Callable[[OnTiles, Sequence[int]], OnTiles] | None,
 ) -> OnTiles:
     """The objects of each tile with a question, drawn ``again`` if wanted; no other tile is encoded."""
-    limits = np.array([ground.limits for ground in grounds])[questions.tile]
+    limits = np.array([extent.limits for extent in extents])[questions.tile]
 
     def answer(asked: Sequence[int]) -> OnTiles:
         of_these = np.flatnonzero(np.isin(questions.tile, asked))
@@ -193,17 +193,17 @@ def _refined(
     stage: RefineStage,
     slide: GridReader,
     images: PairImages,
-    grounds: Sequence[Ground],
+    extents: Sequence[TileExtent],
     objects: OnTiles,
     asked: Sequence[int],
 ) -> OnTiles:
     """The objects of the tiles ``asked`` drawn again."""
     size = images.high.shape[1]
-    pairs = [grounds[row].pair(size, images.context_factor) for row in asked]
+    pairs = [extents[row].pair(size, images.context_factor) for row in asked]
     embedding = encode_again(stage, slide, pairs, select(images, np.array(asked)))
     every = [(row, one) for row, found in objects for one in found]
     of_row = np.searchsorted(asked, [row for row, _ in every])
-    limits = np.array([grounds[row].limits for row, _ in every]).reshape(-1, 4)
+    limits = np.array([extents[row].limits for row, _ in every]).reshape(-1, 4)
     drawn = iter(refine_candidates(stage, embedding, [one for _, one in every], of_row, limits, size))
     return [(row, [next(drawn) for _ in found]) for row, found in objects]
 

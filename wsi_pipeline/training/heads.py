@@ -22,7 +22,7 @@ from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.wsi_sam import DualDecoder
 from wsi_pipeline.training.batches import Batch
 from wsi_pipeline.training.head import Asked, Head
-from wsi_pipeline.training.known_px import sampled_loss, settled, settled_uncertainty
+from wsi_pipeline.training.known_px import logits_where_known, sampled_loss, uncertainty_where_known
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
 from wsi_pipeline.training.recipe import Recipe
 
@@ -90,7 +90,10 @@ class WsiHead(Head):
         token, alone = high.token() + low.token(), not self._recipe.with_sam_mask
         drawn_high, drawn_low = high.draw(token, alone=alone), low.draw(token, alone=alone)
         return wsi_loss(
-            settled(drawn_high, batch.high), settled(drawn_low, batch.low), batch.high.targets, batch.low.targets
+            logits_where_known(drawn_high, batch.high),
+            logits_where_known(drawn_low, batch.low),
+            batch.high.targets,
+            batch.low.targets,
         ).total()
 
     def answer(self, batch: Batch, asked: Asked) -> Tensor:
@@ -125,10 +128,10 @@ class PaHead(Head):
     def loss(self, batch: Batch, asked: Asked, generator: torch.Generator) -> Tensor:
         drawn, view = self._segment(batch, asked, generator), batch.high
         return pa_loss(
-            settled(drawn.masks, view),
-            settled(drawn.maps.coarse, view),
-            settled(drawn.maps.refined, view),
-            settled_uncertainty(drawn.maps.uncertainty, view),
+            logits_where_known(drawn.masks, view),
+            logits_where_known(drawn.maps.coarse, view),
+            logits_where_known(drawn.maps.refined, view),
+            uncertainty_where_known(drawn.maps.uncertainty, view),
             view.targets,
         ).total()
 

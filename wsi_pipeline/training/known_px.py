@@ -20,13 +20,13 @@ _ALL = 0.999
 """Share of a bilinear value that has to come from known px."""
 
 
-def settled(logits: Tensor, view: View) -> Tensor:
+def logits_where_known(logits: Tensor, view: View) -> Tensor:
     """Logits (B, P, h, w) enlarged to the targets' px (B, P, S, S), unknown ones surely background."""
     large = F.interpolate(logits.float(), view.targets.shape[-2:], mode="bilinear", align_corners=False)
     return large.where(view.known, -_SURE)
 
 
-def settled_uncertainty(uncertainty: Tensor, view: View) -> Tensor:
+def uncertainty_where_known(uncertainty: Tensor, view: View) -> Tensor:
     """PA-SAM's U (B, P, h, w) enlarged to the targets' px as published, unknown ones as their label has them."""
     large = F.interpolate(uncertainty.float(), view.targets.shape[-2:], mode="bilinear", align_corners=True)
     return large.where(view.known, boundary_label(view.targets > INSIDE, PaSettings().boundary).float())

@@ -16,10 +16,10 @@ from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.files import beside
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.training.checkpoint import Average, Checkpoint, copied, put, read_checkpoint
-from wsi_pipeline.training.epochs import Exercises
 from wsi_pipeline.training.features import FrozenFeatures
 from wsi_pipeline.training.heads import HEADS
 from wsi_pipeline.training.progress import Reporter, reporter_for
+from wsi_pipeline.training.prompted_batches import PromptedBatches
 from wsi_pipeline.training.recipe import Recipe
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.training.validation import validate
@@ -61,7 +61,7 @@ class Training:
         self._reporter = reporter or reporter_for()
         self.head = HEADS[recipe.system](recipe, self._device)
         features = FrozenFeatures.of(self.head.sam, embeddings, self._device)
-        self._exercises = Exercises(recipe, source, features, self._device, pairs=self.head.pairs)
+        self._batches = PromptedBatches(recipe, source, features, self._device, pairs=self.head.pairs)
         chosen = recipe.optimiser
         self._optimiser = torch.optim.AdamW(
             self.head.trained.values(), lr=chosen.rate, betas=chosen.betas, eps=chosen.eps,
@@ -103,7 +103,7 @@ class Training:
     def _epoch(self, epoch: int) -> None:
         begun = time.monotonic()
         self.head.begin(epoch)
-        steps = self._exercises.steps(epoch)
+        steps = self._batches.steps(epoch)
         self._reporter.start(epoch, len(steps))
         losses: list[float] = []
         for number, batches in enumerate(steps, start=1):
@@ -120,8 +120,8 @@ class Training:
         losses = []
         for part, samples in enumerate(batches):
             loss = None
-            for exercise in self._exercises.training(samples, epoch, number, part):
-                scaled = self.head.loss(exercise.batch, exercise.asked, exercise.generator) * exercise.share
+            for asked_batch in self._batches.training(samples, epoch, number, part):
+                scaled = self.head.loss(asked_batch.batch, asked_batch.asked, asked_batch.generator) * asked_batch.share
                 self._check(scaled, samples, epoch, number)
                 (scaled / len(batches)).backward()
                 loss = (loss or 0.0) + float(scaled.detach())
@@ -146,7 +146,7 @@ class Training:
         """Validate the average, and write the checkpoint and the curves."""
         moving = copied(self.head.trained)
         put(self.head.trained, self._average.values)
-        score = validate(self.head, self._exercises, self.source.numbers("val"))
+        score = validate(self.head, self._batches, self.source.numbers("val"))
         put(self.head.trained, moving)
         row = {"epoch": epoch, "rate": self._optimiser.param_groups[0]["lr"], "loss": loss} | score._asdict()
         history = [*self.state.history, row | {"seconds": round(time.monotonic() - begun, 2)}]

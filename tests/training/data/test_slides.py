@@ -18,7 +18,7 @@ from wsi_pipeline.training.data.find import open_source
 from wsi_pipeline.training.data.outlines import open_outlines
 from wsi_pipeline.training.data.pyramids import open_pyramid
 from wsi_pipeline.training.data.samples import Picture, SampleSource
-from wsi_pipeline.training.data.slides import Field, Origin
+from wsi_pipeline.training.data.slides import FieldOfView, Origin
 
 WIDTH, HEIGHT = 600, 500
 GLAND = [[100, 100], [220, 100], [240, 220], [100, 220], [100, 100]]
@@ -90,7 +90,7 @@ def shows_its_labels(picture: Picture, made: Any, numbers: list[int]) -> float:
 
 
 def test_a_pair_lies_around_each_outline(slide: Slide, drawn: Path, made: Any, truth: np.ndarray) -> None:
-    source = open_outlines(drawn, slide, Field(128), Origin("CC-BY-4.0", "patient 1", "val"))
+    source = open_outlines(drawn, slide, FieldOfView(128), Origin("CC-BY-4.0", "patient 1", "val"))
     assert [info.class_names for info in source.infos] == [("Gland",), ("unclassified",)]
     assert {(info.group, info.split, info.licence, info.mpp) for info in source.infos} == {
         ("patient 1", "val", "CC-BY-4.0", 0.5)
@@ -106,7 +106,7 @@ def test_a_pair_lies_around_each_outline(slide: Slide, drawn: Path, made: Any, t
 
 
 def test_any_mpp_may_be_asked_for(slide: Slide, drawn: Path, truth: np.ndarray, made: Any) -> None:
-    sample = open_outlines(drawn, slide, Field(96, mpp=1.5, context_factor=4))[0]
+    sample = open_outlines(drawn, slide, FieldOfView(96, mpp=1.5, context_factor=4))[0]
     assert sample.info.mpp == 1.5
     assert (sample.high.labels > 0).sum() == pytest.approx((truth > 0).sum() / 9, rel=0.03)
     assert shows_its_labels(sample.high, made, [0, 1, 2]) > 0.9
@@ -115,7 +115,7 @@ def test_any_mpp_may_be_asked_for(slide: Slide, drawn: Path, truth: np.ndarray, 
 def test_outside_regions_of_interest_nothing_is_annotated(slide: Slide, tmp_path: Path) -> None:
     roi = [[0, 0], [170, 0], [170, 500], [0, 500], [0, 0]]
     path = write_geojson(tmp_path / "a.geojson", feature("Polygon", [GLAND]), feature("Polygon", [roi], "Region*"))
-    sample = open_outlines(path, slide, Field(128))[0]
+    sample = open_outlines(path, slide, FieldOfView(128))[0]
     assert sample.high.known[:, :64].all()
     assert not sample.high.known[:, 64:].any()
 
@@ -142,7 +142,7 @@ def test_annotations_of_another_slide_are_refused(slide: Slide, tmp_path: Path) 
 
 
 def test_masks_of_a_run_become_pairs(slide: Slide, pyramid: Path, made: Any, truth: np.ndarray) -> None:
-    source = open_pyramid(pyramid, slide, Field(256))
+    source = open_pyramid(pyramid, slide, FieldOfView(256))
     assert 1 <= len(source) <= 4
     whole = 0
     for sample in source:
@@ -156,14 +156,14 @@ def test_masks_of_a_run_become_pairs(slide: Slide, pyramid: Path, made: Any, tru
 
 
 def test_beyond_the_grid_of_a_run_nothing_is_known(slide: Slide, pyramid: Path) -> None:
-    sample = open_pyramid(pyramid, slide, Field(512))[0]
+    sample = open_pyramid(pyramid, slide, FieldOfView(512))[0]
     assert sample.low is not None
     assert 0.2 < sample.low.known.mean() < 0.3
     assert (sample.low.image[~sample.low.known] == 255).mean() > 0.99
 
 
 def test_masks_are_read_at_any_mpp(slide: Slide, pyramid: Path, truth: np.ndarray) -> None:
-    samples = list(open_pyramid(pyramid, slide, Field(64, mpp=1.25)))
+    samples = list(open_pyramid(pyramid, slide, FieldOfView(64, mpp=1.25)))
     assert sum((sample.high.labels > 0).sum() for sample in samples) == pytest.approx(
         (truth > 0).sum() / 6.25, rel=0.02
     )
@@ -192,14 +192,14 @@ def same_at(source: SampleSource, number: int) -> bool:
 
 
 def test_sources_travel_to_workers(slide: Slide, drawn: Path, pyramid: Path) -> None:
-    assert same_at(open_outlines(drawn, slide, Field(64)), 1)
-    assert same_at(open_pyramid(pyramid, slide, Field(128)), 0)
+    assert same_at(open_outlines(drawn, slide, FieldOfView(64)), 1)
+    assert same_at(open_pyramid(pyramid, slide, FieldOfView(128)), 0)
 
 
 def test_the_path_says_which_reader(slide: Slide, drawn: Path, pyramid: Path, tiles: Any) -> None:
     on = Path(slide.info.path)
     assert len(open_source(drawn, on)) == 2
-    assert len(open_source(pyramid, on, field=Field(256), slide_mpp=0.5)) >= 1
+    assert len(open_source(pyramid, on, field=FieldOfView(256), slide_mpp=0.5)) >= 1
     tiles.add("a")
     assert len(open_source(tiles.write())) == 1
 

@@ -9,7 +9,7 @@ from wsi_pipeline.slides.slide import open_slide
 from wsi_pipeline.training.data.outlines import open_outlines
 from wsi_pipeline.training.data.pyramids import open_pyramid
 from wsi_pipeline.training.data.samples import SampleSource
-from wsi_pipeline.training.data.slides import Field, Origin
+from wsi_pipeline.training.data.slides import FieldOfView, Origin
 from wsi_pipeline.training.data.tiles import open_tiles
 
 _GEOJSON = (".geojson", ".json", ".gz", ".zip")
@@ -21,7 +21,7 @@ def open_source(
     slide: Path | None = None,
     *,
     slide_mpp: float | None = None,
-    field: Field | None = None,
+    field: FieldOfView | None = None,
     origin: Origin | None = None,
 ) -> SampleSource:
     """Open a folder of tiles, or annotations over a slide.

@@ -17,7 +17,7 @@ from wsi_pipeline.prompts.qupath import read_qupath_prompts
 from wsi_pipeline.rasterise import paint, rasterise
 from wsi_pipeline.slides.slide import Slide
 from wsi_pipeline.tiling.plan import PatchPair
-from wsi_pipeline.training.data.slides import Annotated, Field, Origin, SlidePairs
+from wsi_pipeline.training.data.slides import Annotated, FieldOfView, Origin, SlidePairs
 from wsi_pipeline.workflow import QuPathPrompts
 
 UNCLASSIFIED = "unclassified"
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def open_outlines(
     path: Path | str,
     slide: Slide,
-    field: Field | None = None,
+    field: FieldOfView | None = None,
     origin: Origin | None = None,
     settings: QuPathPrompts | None = None,
 ) -> SlidePairs:
@@ -48,7 +48,7 @@ def open_outlines(
         GeoJSONError, PromptError: the file cannot be read, or belongs to another slide.
         DatasetError: it holds no outlines.
     """
-    field, origin = field or Field(), origin or Origin()
+    field, origin = field or FieldOfView(), origin or Origin()
     found = read_qupath_prompts(path, slide.info, settings or QuPathPrompts(source="qupath"))
     drawn = [prompt for prompt in found.prompts if prompt.kind == "mask"]
     left_out = len(found.prompts) - len(drawn)
@@ -70,7 +70,7 @@ def open_outlines(
     )
 
 
-def _pair_around(prompt: Prompt, slide: Slide, field: Field, mpp: float) -> PatchPair:
+def _pair_around(prompt: Prompt, slide: Slide, field: FieldOfView, mpp: float) -> PatchPair:
     x0, y0, x1, y1 = prompt.box
     scale = mpp / slide.info.resolution.x, mpp / slide.info.resolution.y
     return PatchPair.around(

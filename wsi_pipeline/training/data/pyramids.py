@@ -12,14 +12,14 @@ from wsi_pipeline.slides.slide import Slide
 from wsi_pipeline.stitching.ngff import LabelName, MaskPyramid
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 from wsi_pipeline.training.data.outlines import UNCLASSIFIED
-from wsi_pipeline.training.data.slides import Annotated, Field, Origin, SlidePairs
+from wsi_pipeline.training.data.slides import Annotated, FieldOfView, Origin, SlidePairs
 
 SEARCH_LEVEL = 3
 """Level at which tiles are searched for objects: every eighth px along each side still hits a nucleus."""
 
 
 def open_pyramid(
-    path: Path | str, slide: Slide, field: Field | None = None, origin: Origin | None = None
+    path: Path | str, slide: Slide, field: FieldOfView | None = None, origin: Origin | None = None
 ) -> SlidePairs:
     """Training pairs side by side over everything that a ``masks.ome.zarr`` holds objects of.
 
@@ -33,7 +33,7 @@ def open_pyramid(
         OutputError: no such pyramid.
         DatasetError: it is of another slide, or empty.
     """
-    field, origin = field or Field(), origin or Origin()
+    field, origin = field or FieldOfView(), origin or Origin()
     pyramid = MaskPyramid.open(Path(path))
     _check_slide(pyramid, slide)
     grid = pyramid.grid

@@ -16,7 +16,7 @@ from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo, renu
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FieldOfView:
     """How much of a slide a sample shows.
 
     Attributes:

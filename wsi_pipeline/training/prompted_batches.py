@@ -21,7 +21,7 @@ from wsi_pipeline.training.sources import Joined
 Item = TypeVar("Item")
 
 
-class Exercise(NamedTuple):
+class PromptedBatch(NamedTuple):
     """Pairs that are asked with one kind of prompt.
 
     Attributes:
@@ -35,7 +35,7 @@ class Exercise(NamedTuple):
     generator: torch.Generator
 
 
-class Exercises:
+class PromptedBatches:
     """Makes batches of samples, and makes up prompts for them.
 
     Args:
@@ -57,7 +57,7 @@ class Exercises:
         order = np.random.default_rng((self._recipe.seed, epoch)).permutation(self._source.numbers("train"))
         return _chunks(_chunks(order.tolist(), self._recipe.batch), self._recipe.accumulate)
 
-    def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[Exercise]:
+    def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[PromptedBatch]:
         """What a batch of these samples is asked; nothing where none of them shows an object.
 
         Args:
@@ -74,7 +74,7 @@ class Exercises:
             generator = torch.Generator(self._device).manual_seed(int(random.integers(2**62)))
             yield from self._asked(batch, self._simulator, generator)
 
-    def validation(self, number: int) -> Iterator[Exercise]:
+    def validation(self, number: int) -> Iterator[PromptedBatch]:
         """The boxes of all objects in the middle of a sample, ``recipe.objects`` at once."""
         pairs = AugmentedPairs(self._source, Augmentation.none(self._size, self._recipe.context_factor), 0)
         sample = pairs[number]
@@ -82,14 +82,16 @@ class Exercises:
             batch = batch_of([sample], [np.array(chosen)], self._encode, self._device, pairs=self._pairs)
             yield from self._asked(batch, self._steady, torch.Generator(self._device))
 
-    def _asked(self, batch: Batch, simulator: PromptSimulator, generator: torch.Generator) -> Iterator[Exercise]:
+    def _asked(self, batch: Batch, simulator: PromptSimulator, generator: torch.Generator) -> Iterator[PromptedBatch]:
         targets = batch.high.targets
         for images, high, low in simulator.draw_pairs(targets, self._recipe.context_factor, generator):
             part, share = batch.map(itemgetter(images)), len(images) / len(targets)
             if high.masks is None:
-                yield Exercise(part, Asked(high, low), share, generator)
+                yield PromptedBatch(part, Asked(high, low), share, generator)
             else:
-                yield Exercise(part.separate(), Asked(separate_prompts(high), separate_prompts(low)), share, generator)
+                yield PromptedBatch(
+                    part.separate(), Asked(separate_prompts(high), separate_prompts(low)), share, generator
+                )
 
     def _with_objects(
         self, samples: Sequence[Sample], random: np.random.Generator

@@ -11,7 +11,7 @@ from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class TileExtent:
     """What masks of a tile need to know about it.
 
     Attributes:
@@ -27,7 +27,7 @@ class Ground:
     asked: np.ndarray
 
     @classmethod
-    def of_tile(cls, tile: Tile, plan: TilePlan, *, slack: float) -> Ground:
+    def of_tile(cls, tile: Tile, plan: TilePlan, *, slack: float) -> TileExtent:
         """A tile of a plan, asked about in its core and ``slack`` px around it."""
         grid, corner = plan.grid, np.array([tile.x, tile.y, tile.x, tile.y])
         limits = np.clip(np.array([0, 0, grid.width, grid.height]) - corner, 0, tile.size)
@@ -39,7 +39,7 @@ class Ground:
         return PatchPair.of_patch(self.to_level0, size, context_factor)
 
     @classmethod
-    def whole(cls, size: int, mpp: float) -> Ground:
+    def whole(cls, size: int, mpp: float) -> TileExtent:
         """All of an image of ``size`` px that is no part of a slide."""
         bounds = np.array([0, 0, size, size])
         return cls(Affine2D(), mpp, bounds, bounds)
