@@ -29,7 +29,8 @@ def tile(made: Any, seed: int) -> Sample:
 
 def on_slide(made: Any, seed: int) -> Sample:
     """The middle of a large field, with its surroundings at half the resolution."""
-    wide = made.blocks(480, 480, seed % 7)
+    # whole px of the surroundings, so that both pictures say the same of every place
+    wide = made.blocks(240, 240, seed % 7).repeat(2, axis=0).repeat(2, axis=1)
     return made.sample_of(wide[120:360, 120:360], wide[::2, ::2])
 
 
