@@ -90,6 +90,14 @@ def test_embeddings_on_disk_serve_later_runs(tmp_path: Path) -> None:
     assert torch.equal(kept.embedding, fresh.embedding.flip(0))
 
 
+def test_keeping_embeddings_can_be_stopped(tmp_path: Path) -> None:
+    encoder = encoder_of(Encoder(10))
+    encoder.keep_in(tmp_path)
+    encoder.keep_in(None)
+    encoder.encode(patches(0))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 @pytest.mark.parametrize("change", ["weights", "precision"])
 def test_embeddings_of_other_weights_or_precision_are_not_taken(tmp_path: Path, change: str) -> None:
     encoder = encoder_of(Encoder(7))

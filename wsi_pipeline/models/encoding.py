@@ -71,9 +71,9 @@ class PatchEncoder:
         self.users = 0
         self.computed = self.recalled = 0
 
-    def keep_in(self, folder: Path) -> None:
-        """Keep embeddings on disk from now on, one file per patch, in a subfolder of this encoder's own."""
-        self._folder = folder / self._circumstances
+    def keep_in(self, folder: Path | None) -> None:
+        """Keep embeddings on disk from now on, one file per patch, in a subfolder of this encoder's own; None stops."""
+        self._folder = None if folder is None else folder / self._circumstances
 
     @torch.inference_mode()
     def encode(self, *stacks: np.ndarray) -> tuple[EncoderOutput, ...]:

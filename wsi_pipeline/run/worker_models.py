@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.run.job import SlideJob
@@ -87,34 +86,37 @@ _building = threading.Lock()
 
 
 @lru_cache(maxsize=2)
-def _build(settings: ModelSettings, dtype: str, embeddings: Path | None) -> SharedModel:
+def _build(settings: ModelSettings, dtype: str) -> SharedModel:
     from wsi_pipeline.models.registry import build_segmenter
 
-    model = build_segmenter(settings, dtype=dtype)
-    encoder = getattr(model, "encoder", None)
-    if embeddings is not None and encoder is not None:
-        encoder.keep_in(embeddings)
-    return SharedModel(model)
+    return SharedModel(build_segmenter(settings, dtype=dtype))
 
 
-def shared_model(settings: ModelSettings, dtype: str, embeddings: Path | None = None) -> SharedModel:
+def shared_model(settings: ModelSettings, dtype: str) -> SharedModel:
     """This process's model."""
     with _building:  # two threads asking at once must not build it twice
-        return _build(settings, dtype, embeddings)
+        return _build(settings, dtype)
+
+
+def _model_of(job: SlideJob, settings: ModelSettings, stage: str) -> SharedModel:
+    """The model of a stage, whose encoder keeps its embeddings where the job wants them."""
+    model = shared_model(settings, job.dtypes[stage])
+    encoder = getattr(model.model, "encoder", None)
+    if encoder is not None:
+        encoder.keep_in(job.embeddings)
+    return model
 
 
 def segmenter_of(job: SlideJob) -> SharedModel | None:
     """This process's model for a job's segment stage, where it has one."""
     settings = job.workflow.segment
-    return None if settings is None else shared_model(settings, job.dtypes["segment"], job.embeddings)
+    return None if settings is None else _model_of(job, settings, "segment")
 
 
 def refiner_of(job: SlideJob) -> RefineStage | None:
     """This process's model for a job's refine stage, where it has one."""
     settings = job.workflow.refine
-    if settings is None:
-        return None
-    return RefineStage(shared_model(settings, job.dtypes["refine"], job.embeddings), settings)
+    return None if settings is None else RefineStage(_model_of(job, settings, "refine"), settings)
 
 
 def prepare_models(workflow: Workflow, dtypes: dict[str, str]) -> dict[str, Any]:
