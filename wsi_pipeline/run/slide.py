@@ -17,6 +17,7 @@ from wsi_pipeline.run.walk import SCRATCH, RunContext, SlideTask, Walk
 if TYPE_CHECKING:
     from wsi_pipeline.slides.info import SlideInfo
 
+_PARTIAL = "**/*.partial"
 _RESULTS = (
     "slide.json",
     "annotations.geojson",
@@ -112,7 +113,7 @@ def _prepare(task: SlideTask, context: RunContext, fingerprint: str) -> None:
         shutil.rmtree(task.output / SCRATCH, ignore_errors=True)
         _remove(task.output, _RESULTS)
     _forget_lost_files(task, context)
-    _remove(task.output, ("error.txt", "*.partial"))  # of a run that failed, of one that was killed
+    _remove(task.output, ("error.txt", _PARTIAL))  # of a run that failed, of one that was killed
     for folder in ("objects", "seams", "outlines", "rows"):
         (task.output / SCRATCH / folder).mkdir(parents=True, exist_ok=True)
     context.ledger.set_state(task.id, "running", fingerprint=fingerprint)
@@ -139,6 +140,8 @@ def _finish(walk: Walk, objects: int) -> None:
     """Write the completion marker last, and clear up."""
     task, context, info = walk.task, walk.context, walk.info
     state: State = "done" if objects else "empty"
+    # workers whose coordinator was killed live on for a moment, and leave what they were writing
+    _remove(task.output, (_PARTIAL,))
     write_json(
         task.output / "slide.json",
         {
