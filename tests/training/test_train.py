@@ -24,12 +24,12 @@ from wsi_pipeline.training.batches import View
 from wsi_pipeline.training.checkpoint import Average
 from wsi_pipeline.training.data.tiles import TileFolder, open_tiles
 from wsi_pipeline.training.features import FrozenFeatures
-from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.heads import HEADS
 from wsi_pipeline.training.known_px import logits_where_known, sampled_loss, uncertainty_where_known
 from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
 from wsi_pipeline.training.prompted_batches import PromptedBatches, prompts_of
+from wsi_pipeline.training.prompted_head import PromptedHead
 from wsi_pipeline.training.recipe import SYSTEMS, Recipe, load_recipe
 from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import Joined
@@ -90,7 +90,7 @@ def tensors_of(training: Training) -> Iterator[Tensor]:
         yield from moments.values()
 
 
-def head_of(system: str, **changes: Any) -> tuple[Recipe, Head]:
+def head_of(system: str, **changes: Any) -> tuple[Recipe, PromptedHead]:
     recipe = load_recipe(system, None, QUICK | changes)
     return recipe, HEADS[system](recipe, CPU)
 
@@ -143,7 +143,7 @@ def test_loss_of_one_batch_falls_and_the_backbone_stays(tiles: TileFolder, embed
     losses = []
     for _ in range(5):
         optimiser.zero_grad()
-        loss = head.loss(asked_batch.batch, asked_batch.asked, torch.Generator().manual_seed(1))
+        loss = head.loss(asked_batch._replace(generator=torch.Generator().manual_seed(1)))
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))

@@ -47,7 +47,8 @@ def train(
 
     sources = {str(folder): open_tiles(folder) for folder in data}
     embeddings = cache_embeddings or output / "embeddings"
-    training = Training(chosen, Joined(list(sources.values())), output, embeddings, device=pick_device(device))
+    samples = Joined(list(sources.values()), hold_out=chosen.hold_out, seed=chosen.seed)
+    training = Training(chosen, samples, output, embeddings, device=pick_device(device))
     try:
         training.run()
     except KeyboardInterrupt:

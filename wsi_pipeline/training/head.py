@@ -1,100 +1,83 @@
-"""What heads of all systems have in common: a decoder on a frozen backbone, some parameters of which are trained."""
+"""What can be trained: parameters on a backbone, batches to train them on, a loss, and scores."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from wsi_pipeline.models.hq_decoder import HqMaskDecoder
-from wsi_pipeline.models.mask_decoder import MaskDecoder
-from wsi_pipeline.models.prompt_embedding import PromptTensors
 from wsi_pipeline.models.resolve import WeightPlan
-from wsi_pipeline.models.sam import Sam
-from wsi_pipeline.training.batches import Batch
 from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.sources import Joined
 
 
-class Asked(NamedTuple):
-    """The same (B, P) prompts in the frames of both patches."""
+class Part(Protocol):
+    """What is computed at once, a part of a batch."""
 
-    high: PromptTensors
-    low: PromptTensors
+    @property
+    def share(self) -> float:
+        """How much of the batch it is, 0..1."""
+        ...
 
 
-class Head(ABC):
-    """A mask decoder on a frozen backbone, fp32; what no file fills starts as the backbone's own decoder.
+P = TypeVar("P", bound=Part)
+P_co = TypeVar("P_co", bound=Part, covariant=True)
+
+
+class Batches(Protocol[P_co]):
+    """Makes batches of samples."""
+
+    def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[P_co]:
+        """The parts of a batch of these samples; none where they show no object.
+
+        They depend on the recipe and on these arguments only: the samples' numbers, the number of the epoch (the first
+        being 1), of the step in it and of the batch in that.
+        """
+        ...
+
+    def validation(self, number: int) -> Iterator[P_co]:
+        """The parts of a sample as it is; none where it shows no object."""
+        ...
+
+
+class Head(ABC, Generic[P]):
+    """Parameters that are trained on a backbone, in fp32.
 
     Args:
         recipe: what to start from and what to train.
         device: where.
 
     Attributes:
-        sam: the backbone; its image encoder is not moved to the device.
-        module: the decoder; the keys of its state dict are those of the published file.
+        module: holds the parameters; the keys of its state dict are those of the file.
         trained: the parameters that are trained, by key.
         plan: the files it was made of.
     """
 
-    pairs: ClassVar[bool] = False
     kind: ClassVar[str]
-    also_own: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of SAM's keys that the published training changes, too."""
 
-    sam: Sam
     module: nn.Module
     plan: WeightPlan
+    trained: dict[str, nn.Parameter]
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self._recipe = recipe
-        self._load(recipe)
-        for decoder in self.module.modules():
-            if isinstance(decoder, HqMaskDecoder) and not decoder.extra_tokens_visible:
-                _blend_in(decoder)
-        self.module.to(device)
-        self.sam.prompt_encoder.to(device)
-        self.sam.requires_grad_(False)
-        self.module.requires_grad_(False)
-        names = [name for name, _ in self.module.named_parameters() if self._is_trained(name)]
-        self.trained = {name: self.module.get_parameter(name).requires_grad_() for name in names}
+        self._recipe, self._device = recipe, device
 
     @abstractmethod
-    def _load(self, recipe: Recipe) -> None:
-        """Set ``sam``, ``module`` and ``plan``."""
+    def batches(self, source: Joined, embeddings: Path) -> Batches[P]:
+        """Batches of samples; frozen embeddings are kept in the folder."""
 
     @abstractmethod
-    def loss(self, batch: Batch, asked: Asked, generator: torch.Generator) -> Tensor:
+    def loss(self, part: P) -> Tensor:
         """The loss, a scalar; px that nobody knows do not change it."""
 
     @abstractmethod
-    def answer(self, batch: Batch, asked: Asked) -> Tensor:
-        """(B, P, 256, 256) float32 logits on the high patches, as in use."""
+    def scores(self, part: P) -> Tensor:
+        """(2, N) Dice and boundary IoU of its N objects, at the patch's px."""
 
     def begin(self, epoch: int) -> None:
         """Get ready to train the epoch of that number, the first being 1."""
         self.module.train()
-        for decoder in self.module.modules():
-            if isinstance(decoder, MaskDecoder):
-                # an untrained token is hidden, but whoever loads the file will see it
-                decoder.extra_tokens_visible = True
-
-    def _is_trained(self, name: str) -> bool:
-        own = name.removeprefix("high.").removeprefix("low.")
-        return self._recipe.trained == "decoder" or own not in _sam_keys() or own.startswith(self.also_own)
-
-
-@torch.no_grad()
-def _blend_in(decoder: HqMaskDecoder) -> None:
-    """Make an untrained token a copy of the one for SAM's single mask.
-
-    In use the token is seen by SAM's tokens. A random one disturbs them so much that LiteMedSAM loses a sixth of its
-    boundary IoU before training begins; a copy costs nothing.
-    """
-    decoder.hf_token.weight.copy_(decoder.mask_tokens.weight[:1])
-
-
-def _sam_keys() -> frozenset[str]:
-    with torch.device("meta"):
-        return frozenset(MaskDecoder().state_dict())

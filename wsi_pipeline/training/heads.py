@@ -6,7 +6,7 @@ In use HQ-SAM and WSI-SAM add SAM's mask to that of their branch; their publishe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
 from wsi_pipeline.models.resolve import hq_sam_plan, pa_sam_plan, wsi_sam_plan
 from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.wsi_sam import DualDecoder
-from wsi_pipeline.training.batches import Batch
-from wsi_pipeline.training.head import Asked, Head
+from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.known_px import logits_where_known, sampled_loss, uncertainty_where_known
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
+from wsi_pipeline.training.prompted_batches import PromptedBatch
+from wsi_pipeline.training.prompted_head import PromptedHead
 from wsi_pipeline.training.recipe import Recipe
 
 
@@ -49,7 +50,7 @@ class _Branch(NamedTuple):
         return self.decoder.draw(self.decoded, self.features, token, hq_token_only=alone)[0].squeeze(2)
 
 
-class HqHead(Head):
+class HqHead(PromptedHead):
     """HQ-SAM's decoder."""
 
     kind = "hq-decoder"
@@ -60,19 +61,19 @@ class HqHead(Head):
         model = load_hq_sam(self.plan)
         self.sam, self.module = model, model.mask_decoder
 
-    def loss(self, batch: Batch, asked: Asked, generator: torch.Generator) -> Tensor:
-        logits = self._draw(batch, asked, alone=not self._recipe.with_sam_mask)
-        return sampled_loss(logits, batch.high, generator).total()
+    def loss(self, part: PromptedBatch) -> Tensor:
+        logits = self._draw(part, alone=not self._recipe.with_sam_mask)
+        return sampled_loss(logits, part.batch.high, part.generator).total()
 
-    def answer(self, batch: Batch, asked: Asked) -> Tensor:
-        return self._draw(batch, asked, alone=False)
+    def answer(self, part: PromptedBatch) -> Tensor:
+        return self._draw(part, alone=False)
 
-    def _draw(self, batch: Batch, asked: Asked, *, alone: bool) -> Tensor:
-        branch = _Branch.of(self.module, self.sam, batch.high.seen, asked.high)
+    def _draw(self, part: PromptedBatch, *, alone: bool) -> Tensor:
+        branch = _Branch.of(self.module, self.sam, part.batch.high.seen, part.asked.high)
         return branch.draw(branch.token(), alone=alone)
 
 
-class WsiHead(Head):
+class WsiHead(PromptedHead):
     """Both decoders of WSI-SAM; in training the low one draws masks, too."""
 
     kind = "wsi-heads"
@@ -84,8 +85,9 @@ class WsiHead(Head):
         model = load_wsi_sam(self.plan)
         self.sam, self.module = model.sam, DualDecoder(model.high, model.low)
 
-    def loss(self, batch: Batch, asked: Asked, generator: torch.Generator) -> Tensor:
-        high, low = self._branches(batch, asked)
+    def loss(self, part: PromptedBatch) -> Tensor:
+        high, low = self._branches(part)
+        batch = part.batch
         assert batch.low is not None
         token, alone = high.token() + low.token(), not self._recipe.with_sam_mask
         drawn_high, drawn_low = high.draw(token, alone=alone), low.draw(token, alone=alone)
@@ -96,11 +98,12 @@ class WsiHead(Head):
             batch.low.targets,
         ).total()
 
-    def answer(self, batch: Batch, asked: Asked) -> Tensor:
-        high, low = self._branches(batch, asked)
+    def answer(self, part: PromptedBatch) -> Tensor:
+        high, low = self._branches(part)
         return high.draw(high.token() + low.token(), alone=False)
 
-    def _branches(self, batch: Batch, asked: Asked) -> tuple[_Branch, _Branch]:
+    def _branches(self, part: PromptedBatch) -> tuple[_Branch, _Branch]:
+        batch, asked = part.batch, part.asked
         assert batch.low is not None
         return (
             _Branch.of(self.module.high, self.sam, batch.high.seen, asked.high),
@@ -108,7 +111,7 @@ class WsiHead(Head):
         )
 
 
-class PaHead(Head):
+class PaHead(PromptedHead):
     """PA-SAM's decoder; of SAM's tensors it changes those that draw the mask."""
 
     kind = "pa-decoder"
@@ -125,8 +128,8 @@ class PaHead(Head):
         super().begin(epoch)
         self.sam.mask_decoder.prompt_adapter.mining = epoch > self._recipe.mine_after
 
-    def loss(self, batch: Batch, asked: Asked, generator: torch.Generator) -> Tensor:
-        drawn, view = self._segment(batch, asked, generator), batch.high
+    def loss(self, part: PromptedBatch) -> Tensor:
+        drawn, view = self._segment(part, part.generator), part.batch.high
         return pa_loss(
             logits_where_known(drawn.masks, view),
             logits_where_known(drawn.maps.coarse, view),
@@ -135,12 +138,12 @@ class PaHead(Head):
             view.targets,
         ).total()
 
-    def answer(self, batch: Batch, asked: Asked) -> Tensor:
-        return self._segment(batch, asked, None).masks
+    def answer(self, part: PromptedBatch) -> Tensor:
+        return self._segment(part, None).masks
 
-    def _segment(self, batch: Batch, asked: Asked, generator: torch.Generator | None) -> PaMasks:
-        guide = self.sam.guide(batch.pixels)
-        return self.sam.segment(batch.high.seen.embedding, guide, asked.high, generator=generator)
+    def _segment(self, part: PromptedBatch, generator: torch.Generator | None) -> PaMasks:
+        guide = self.sam.guide(part.batch.pixels)
+        return self.sam.segment(part.batch.high.seen.embedding, guide, part.asked.high, generator=generator)
 
 
-HEADS: dict[str, Callable[[Recipe, torch.device], Head]] = {"hq-sam": HqHead, "wsi-sam": WsiHead, "pa-sam": PaHead}
+HEADS: dict[str, Callable[[Recipe, torch.device], Head[Any]]] = {"hq-sam": HqHead, "wsi-sam": WsiHead, "pa-sam": PaHead}

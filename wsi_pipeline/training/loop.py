@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.files import beside
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.training.checkpoint import Average, Checkpoint, copied, put, read_checkpoint
-from wsi_pipeline.training.features import FrozenFeatures
+from wsi_pipeline.training.epochs import steps_of
+from wsi_pipeline.training.head import Batches
 from wsi_pipeline.training.heads import HEADS
 from wsi_pipeline.training.progress import Reporter, reporter_for
-from wsi_pipeline.training.prompted_batches import PromptedBatches
 from wsi_pipeline.training.recipe import Recipe
-from wsi_pipeline.training.sources import Joined
+from wsi_pipeline.training.sources import TRAIN, Joined
 from wsi_pipeline.training.validation import validate
 
 CHECKPOINT, CURVES = "checkpoint.pt", "curves.csv"
@@ -60,8 +61,7 @@ class Training:
         self.recipe, self.source, self._output, self._device = recipe, source, output, torch.device(device)
         self._reporter = reporter or reporter_for()
         self.head = HEADS[recipe.system](recipe, self._device)
-        features = FrozenFeatures.of(self.head.sam, embeddings, self._device)
-        self._batches = PromptedBatches(recipe, source, features, self._device, pairs=self.head.pairs)
+        self._batches: Batches[Any] = self.head.batches(source, embeddings)
         chosen = recipe.optimiser
         self._optimiser = torch.optim.AdamW(
             self.head.trained.values(), lr=chosen.rate, betas=chosen.betas, eps=chosen.eps,
@@ -103,7 +103,7 @@ class Training:
     def _epoch(self, epoch: int) -> None:
         begun = time.monotonic()
         self.head.begin(epoch)
-        steps = self._batches.steps(epoch)
+        steps = steps_of(self.recipe, self.source.numbers(TRAIN), epoch)
         self._reporter.start(epoch, len(steps))
         losses: list[float] = []
         for number, batches in enumerate(steps, start=1):
@@ -120,24 +120,30 @@ class Training:
         losses = []
         for part, samples in enumerate(batches):
             loss = None
-            for asked_batch in self._batches.training(samples, epoch, number, part):
-                scaled = self.head.loss(asked_batch.batch, asked_batch.asked, asked_batch.generator) * asked_batch.share
-                self._check(scaled, samples, epoch, number)
+            for item in self._batches.training(samples, epoch, number, part):
+                with self._precision():
+                    scaled = self.head.loss(item) * item.share
+                self._check(scaled, "the loss", samples, epoch, number)
                 (scaled / len(batches)).backward()
                 loss = (loss or 0.0) + float(scaled.detach())
             losses += [] if loss is None else [loss]
         if losses:
+            length = clip_grad_norm_(self.head.trained.values(), self.recipe.optimiser.clip or torch.inf)
+            self._check(length, "the gradient", [sample for batch in batches for sample in batch], epoch, number)
             for group in self._optimiser.param_groups:
                 group["lr"] = self.recipe.optimiser.rate_in(epoch, self._average.updates)
             self._optimiser.step()
             self._average.update(self.head.trained)
         return losses
 
-    def _check(self, loss: Tensor, samples: Sequence[int], epoch: int, number: int) -> None:
-        if not torch.isfinite(loss):
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def _check(self, value: Tensor, what: str, samples: Sequence[int], epoch: int, number: int) -> None:
+        if not torch.isfinite(value):
             names = ", ".join(self.source.infos[sample].source_id for sample in samples)
             raise TrainingError(
-                f"the loss is {float(loss.detach())} in epoch {epoch}, step {number} ({names})",
+                f"{what} is {float(value.detach())} in epoch {epoch}, step {number} ({names})",
                 where=self.recipe.system,
                 fix="Look at these samples, or lower optimiser.rate and begin in another folder",
             )
@@ -146,7 +152,8 @@ class Training:
         """Validate the average, and write the checkpoint and the curves."""
         moving = copied(self.head.trained)
         put(self.head.trained, self._average.values)
-        score = validate(self.head, self._batches, self.source.numbers("val"))
+        with self._precision():
+            score = validate(self.head, self._batches, self.source.numbers(self.source.judged_on))
         put(self.head.trained, moving)
         row = {"epoch": epoch, "rate": self._optimiser.param_groups[0]["lr"], "loss": loss} | score._asdict()
         history = [*self.state.history, row | {"seconds": round(time.monotonic() - begun, 2)}]

@@ -1,24 +1,30 @@
-"""The batches of an epoch; they depend on the seed, the epoch and their number alone, so that a run can go on."""
+"""Samples as prompted batches; they depend on the seed, the epoch and their number alone, so that a run can go on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from wsi_pipeline.models.prompt_embedding import PromptTensors
 from wsi_pipeline.models.resolve import BACKBONES
 from wsi_pipeline.training.batches import Batch, Encode, batch_of, objects_of, separate_prompts
 from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.samples import Sample
-from wsi_pipeline.training.head import Asked
+from wsi_pipeline.training.epochs import chunks, spread
 from wsi_pipeline.training.prompt_simulation import KindWeights, PromptRecipe, PromptSimulator
 from wsi_pipeline.training.recipe import Recipe
 from wsi_pipeline.training.sources import Joined
 
-Item = TypeVar("Item")
+
+class Asked(NamedTuple):
+    """The same (B, P) prompts in the frames of both patches."""
+
+    high: PromptTensors
+    low: PromptTensors
 
 
 class PromptedBatch(NamedTuple):
@@ -52,11 +58,6 @@ class PromptedBatches:
         self._simulator = PromptSimulator(prompts_of(recipe))
         self._steady = PromptSimulator(PromptRecipe(KindWeights(1, 0, 0), KindWeights(1, 0, 0)))
 
-    def steps(self, epoch: int) -> list[list[list[int]]]:
-        """Sample numbers of an epoch, the first being 1, by step of the optimiser and by batch."""
-        order = np.random.default_rng((self._recipe.seed, epoch)).permutation(self._source.numbers("train"))
-        return _chunks(_chunks(order.tolist(), self._recipe.batch), self._recipe.accumulate)
-
     def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[PromptedBatch]:
         """What a batch of these samples is asked; nothing where none of them shows an object.
 
@@ -75,10 +76,11 @@ class PromptedBatches:
             yield from self._asked(batch, self._simulator, generator)
 
     def validation(self, number: int) -> Iterator[PromptedBatch]:
-        """The boxes of all objects in the middle of a sample, ``recipe.objects`` at once."""
+        """The boxes of objects in the middle of a sample, ``recipe.objects`` at once."""
         pairs = AugmentedPairs(self._source, Augmentation.none(self._size, self._recipe.context_factor), 0)
         sample = pairs[number]
-        for chosen in _chunks(objects_of(sample.high, self._recipe.min_object).tolist(), self._recipe.objects):
+        judged = spread(objects_of(sample.high, self._recipe.min_object).tolist(), self._recipe.judged_objects)
+        for chosen in chunks(judged, self._recipe.objects):
             batch = batch_of([sample], [np.array(chosen)], self._encode, self._device, pairs=self._pairs)
             yield from self._asked(batch, self._steady, torch.Generator(self._device))
 
@@ -110,7 +112,3 @@ def prompts_of(recipe: Recipe) -> PromptRecipe:
     weights = KindWeights(box, point, mask)
     # points are filled up, so that there always are some
     return PromptRecipe(weights, weights, jitter=shares.jitter)
-
-
-def _chunks(items: list[Item], size: int) -> list[list[Item]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -17,6 +17,7 @@ from wsi_pipeline.training.checkpoint import put
 from wsi_pipeline.training.data.samples import SampleSource
 from wsi_pipeline.training.data.summary import summarise
 from wsi_pipeline.training.loop import Training, best_row
+from wsi_pipeline.training.sources import TRAIN
 
 
 def write_result(training: Training, data: Mapping[str, SampleSource], output: Path) -> Path:
@@ -52,14 +53,14 @@ def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> d
         "sha256": sha256_of(path),
         "segment": recipe.model.model_dump(include={"model", "backbone", "edges"}) | {"weights": path.name},
         "metrics": {
-            "what": "means over validation samples of the means over their objects, asked for with boxes",
+            "what": f"means over {training.source.judged_on} samples of the means over their objects",
             "before training": _metrics(history[0]),
             "result": _metrics(best_row(history)),
         },
         "data": {name: _counts(source) for name, source in data.items()},
         "groups": {
             split: sorted({training.source.infos[number].group for number in training.source.numbers(split)})
-            for split in ("train", "val")
+            for split in (TRAIN, training.source.judged_on)
         },
         "seed": recipe.seed,
         "recipe": recipe.model_dump(mode="json"),

@@ -1,31 +1,45 @@
-"""Several data sets as one, and which of their samples are for training and for validation."""
+"""Several data sets as one, and which of their samples are for training and which to judge epochs on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.training.data.samples import Sample, SampleInfo, SampleSource
-from wsi_pipeline.training.data.splits import split_leaks
+from wsi_pipeline.training.data.splits import split_groups, split_leaks
 
-NEEDED = ("train", "val")
+TRAIN, VALIDATION, HELD_OUT = "train", "val", "held-out"
 
 
 class Joined:
     """The samples of several sources, one source after the other.
 
+    Args:
+        sources: the data sets.
+        hold_out: share of the training groups to judge epochs on instead of the validation samples, which then are
+            not looked at: what is chosen by a sample says nothing honest about it.
+        seed: which groups.
+
+    Attributes:
+        infos: of all samples, with the split they are used for.
+        judged_on: the split that epochs are judged on.
+
     Raises:
         DatasetError: a group is in two splits, or there is nothing to train on or to validate with.
     """
 
-    def __init__(self, sources: Sequence[SampleSource]) -> None:
+    def __init__(self, sources: Sequence[SampleSource], *, hold_out: float = 0.0, seed: int = 0) -> None:
         self._places = [(source, number) for source in sources for number in range(len(source))]
         self.infos: tuple[SampleInfo, ...] = tuple(info for source in sources for info in source.infos)
         leaks = split_leaks(self.infos)
         if leaks:
             raise DatasetError.of(leaks, where="data", fix="Put all samples of a patient into one split")
-        for split in NEEDED:
+        self.judged_on = HELD_OUT if hold_out else VALIDATION
+        if hold_out:
+            self._hold_out(hold_out, seed)
+        for split in (TRAIN, self.judged_on):
             if not self.numbers(split):
                 found = ", ".join(sorted({info.split or "none" for info in self.infos}))
                 fix = f"Write {split} into the split column of whole groups, see wsi_pipeline.training.data.splits"
@@ -41,6 +55,13 @@ class Joined:
     def numbers(self, split: str) -> list[int]:
         """Numbers of the samples of a split, ascending."""
         return [number for number, info in enumerate(self.infos) if info.split == split]
+
+    def _hold_out(self, share: float, seed: int) -> None:
+        training = [info for info in self.infos if info.split == TRAIN]
+        split = split_groups(training, {TRAIN: 1 - share, HELD_OUT: share}, seed)
+        self.infos = tuple(
+            replace(info, split=split[info.group]) if info.split == TRAIN else info for info in self.infos
+        )
 
     def digest(self) -> str:
         """Hex digest of what is known of the samples, to tell other data from these."""
