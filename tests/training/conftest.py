@@ -1,8 +1,10 @@
-"""Golden numbers of the published losses, and the inputs they were recorded with."""
+"""Golden numbers of the published losses, the inputs they were recorded with, and small tiles to train on."""
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,3 +71,26 @@ def recorded(weights: ModuleType) -> Recorded:
         refined=weights.normal_input("loss_refined", (2, 1, 64, 64), 3.0),
         uncertainty=weights.normal_input("loss_uncertain", (2, 1, 64, 64), 2.0).sigmoid(),
     )
+
+
+@pytest.fixture(scope="session")
+def write_tiles() -> Callable[..., Path]:
+    """Writes tiles of 256 px with one dark disc each."""
+    return _write_tiles
+
+
+def _write_tiles(folder: Path, splits: dict[str, str], group: str | None = None) -> Path:
+    """Tiles of 256 px with one dark disc each, named after their patients."""
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[:256, :256]
+    rows = []
+    for number, (patient, split) in enumerate(splits.items()):
+        disc = (x - 120 - 8 * number) ** 2 + (y - 130) ** 2 < (50 + 6 * number) ** 2
+        image = np.full((256, 256, 3), (228, 200, 215), np.uint8)
+        image[disc] = (98, 66, 138)
+        Image.fromarray(image).save(folder / f"{patient}.png")
+        Image.fromarray(disc.astype(np.uint8)).save(folder / f"{patient}.mask.png")
+        rows.append([f"{patient}.png", f"{patient}.mask.png", split, group or patient, "nucleus", "CC0-1.0"])
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "mask", "split", "group", "object_class", "licence"], *rows])
+    return folder

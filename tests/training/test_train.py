@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from wsi_pipeline.errors import DatasetError, TrainingError
@@ -35,30 +33,14 @@ from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.workflow import SegmentSettings
 
+WriteTiles = Callable[..., Path]
 CPU = torch.device("cpu")
 PLANS = {"hq-sam": hq_sam_plan, "pa-sam": pa_sam_plan, "wsi-sam": wsi_sam_plan}
 QUICK = {"epochs": 2, "variants": 1, "objects": 1, "accumulate": 1, "patience": 9}
 
 
-def write_tiles(folder: Path, splits: dict[str, str], group: str | None = None) -> Path:
-    """Tiles of 256 px with one dark disc each, named after their patients."""
-    folder.mkdir(parents=True, exist_ok=True)
-    y, x = np.mgrid[:256, :256]
-    rows = []
-    for number, (patient, split) in enumerate(splits.items()):
-        disc = (x - 120 - 8 * number) ** 2 + (y - 130) ** 2 < (50 + 6 * number) ** 2
-        image = np.full((256, 256, 3), (228, 200, 215), np.uint8)
-        image[disc] = (98, 66, 138)
-        Image.fromarray(image).save(folder / f"{patient}.png")
-        Image.fromarray(disc.astype(np.uint8)).save(folder / f"{patient}.mask.png")
-        rows.append([f"{patient}.png", f"{patient}.mask.png", split, group or patient, "nucleus", "CC0-1.0"])
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["file", "mask", "split", "group", "object_class", "licence"], *rows])
-    return folder
-
-
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileFolder:
+def tiles(write_tiles: WriteTiles, tmp_path_factory: pytest.TempPathFactory) -> TileFolder:
     return open_tiles(write_tiles(tmp_path_factory.mktemp("tiles"), {"a": "train", "b": "train", "c": "val"}))
 
 
@@ -234,14 +216,14 @@ def test_patch_is_encoded_once_and_can_be_trained_on(tmp_path: Path) -> None:
     assert not found.embedding.is_inference()
 
 
-def test_group_in_two_splits_is_refused(tmp_path: Path) -> None:
+def test_group_in_two_splits_is_refused(write_tiles: WriteTiles, tmp_path: Path) -> None:
     one = open_tiles(write_tiles(tmp_path / "one", {"a": "train"}, group="p"))
     other = open_tiles(write_tiles(tmp_path / "other", {"b": "val"}, group="p"))
     with pytest.raises(DatasetError, match="split leak: group p is in train and val"):
         Joined([one, other])
 
 
-def test_missing_validation_split_is_said(tmp_path: Path) -> None:
+def test_missing_validation_split_is_said(write_tiles: WriteTiles, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no samples of the split val \(found: none, train\)"):
         Joined([open_tiles(write_tiles(tmp_path, {"a": "train", "b": ""}))])
 
@@ -280,10 +262,3 @@ def test_average_follows_at_once_and_later_slowly() -> None:
     average.updates = 1000
     average.update({"x": torch.zeros(1)})
     assert average.values["x"].item() == pytest.approx(0.45)
-
-
-def test_command_trains_and_says_where_the_weights_are(tools: Any, tmp_path: Path) -> None:
-    folder = write_tiles(tmp_path / "tiles", {"a": "train"})
-    result = tools.call_here("train", "hq-sam", "--data", folder, "-o", tmp_path / "out")
-    assert result.code == 2
-    assert "there are no samples of the split val" in result.err

@@ -1,19 +1,29 @@
-"""``wsi-pipeline train``: heads for a frozen backbone, from annotated tiles."""
+"""``wsi-pipeline train``: a system adapted to annotated tiles and slides."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsi_pipeline.errors import EXIT_INTERRUPTED
+from wsi_pipeline.errors import EXIT_INTERRUPTED, DatasetError
+
+if TYPE_CHECKING:
+    from wsi_pipeline.training.data.samples import SampleSource
+    from wsi_pipeline.training.recipe import Recipe
 
 
 def train(
-    system: Annotated[str, typer.Argument(help="hq-sam, pa-sam or wsi-sam.")],
-    data: Annotated[list[Path], typer.Option("--data", help="Folder of tiles with manifest.csv. Repeatable.")],
+    system: Annotated[str, typer.Argument(help="hq-sam, pa-sam, wsi-sam or domain-decoder.")],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", help="Folder with manifest.csv, QuPath GeoJSON or masks.ome.zarr. Repeatable."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the result; made when missing.")],
+    slide: Annotated[
+        list[Path] | None, typer.Option(help="Slide of each GeoJSON or masks.ome.zarr, in their order. Repeatable.")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML with keys that are to be otherwise.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change one key of the recipe, e.g. --set epochs=10. Repeatable.")
@@ -26,7 +36,7 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:0.")] = "auto",
 ) -> None:
-    """Train the decoder of a system on a frozen backbone. A run that was stopped goes on where its last epoch ended.
+    """Train the parameters of a system. A run that was stopped goes on where its last epoch ended.
 
     Example: `wsi-pipeline train hq-sam --data tiles --output heads/hq-sam`
 
@@ -40,18 +50,56 @@ def train(
     chosen = load_recipe(system, recipe, parse_settings(settings))
 
     from wsi_pipeline.models.precision import pick_device
-    from wsi_pipeline.training.data.tiles import open_tiles
     from wsi_pipeline.training.loop import Training
+    from wsi_pipeline.training.progress import reporter_for
+    from wsi_pipeline.training.ranks import Ranks
     from wsi_pipeline.training.result import write_result
     from wsi_pipeline.training.sources import Joined
 
-    sources = {str(folder): open_tiles(folder) for folder in data}
-    embeddings = cache_embeddings or output / "embeddings"
-    samples = Joined(list(sources.values()), hold_out=chosen.hold_out, seed=chosen.seed)
-    training = Training(chosen, samples, output, embeddings, device=pick_device(device))
+    device = pick_device(device, where="--device")
+    ranks = Ranks.joined(device)
+    sources = _open(data, slide or [], chosen)
+    samples = Joined(
+        list(sources.values()),
+        judged=chosen.judged,
+        hold_out=chosen.hold_out,
+        classes=chosen.classes,
+        samples=chosen.samples,
+        seed=chosen.seed,
+    )
+    training = Training(
+        chosen,
+        samples,
+        output,
+        cache_embeddings or output / "embeddings",
+        device=ranks.device(device),
+        reporter=reporter_for(quiet=not ranks.is_first),
+        ranks=ranks,
+    )
     try:
         training.run()
     except KeyboardInterrupt:
         typer.echo(f"interrupted after epoch {training.state.epoch}: the same command goes on from there", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    typer.echo(f"weights: {write_result(training, sources, output)}")
+    if ranks.is_first:
+        typer.echo(f"weights: {write_result(training, sources, output)}")
+
+
+def _open(data: list[Path], slides: list[Path], recipe: Recipe) -> dict[str, SampleSource]:
+    """The data sets by path; annotations over slides are all for training."""
+    from wsi_pipeline.models.resolve import BACKBONES
+    from wsi_pipeline.training.data.find import is_over_slide, open_source
+    from wsi_pipeline.training.data.slides import FieldOfView, Origin
+    from wsi_pipeline.training.sources import TRAIN
+
+    wanted = [path for path in data if is_over_slide(path)]
+    if len(wanted) != len(slides):
+        raise DatasetError(
+            f"{len(wanted)} files of annotations need a slide each, {len(slides)} slides were given",
+            where="--slide",
+            fix="Name the slide of each GeoJSON or masks.ome.zarr, in their order",
+        )
+    # read twice as far as a patch reaches, so that smaller scales do not show made-up surroundings
+    field = FieldOfView(2 * BACKBONES[recipe.backbone].input_size, recipe.mpp, recipe.context_factor)
+    of = dict(zip(wanted, slides, strict=True))
+    return {str(path): open_source(path, of.get(path), field=field, origin=Origin(split=TRAIN)) for path in data}

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from wsi_pipeline.files import beside
@@ -144,7 +144,8 @@ class PatchEncoder:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
         with beside(path) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in output._asdict().items()}, partial)
+            # not save_file, whose error of a full disk is no OSError
+            partial.write_bytes(save({name: tensor.contiguous() for name, tensor in output._asdict().items()}))
 
     def _file(self, key: str) -> Path:
         assert self._folder is not None

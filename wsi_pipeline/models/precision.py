@@ -54,8 +54,8 @@ class PrecisionChoice:
     speedup: float | None = None
 
 
-def pick_device(device: str) -> str:
-    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` into a device torch has.
+def pick_device(device: str, *, where: str = "segment.device") -> str:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` into a device torch has; ``where`` it was asked for, for messages.
 
     Raises:
         WorkflowError: no such device here.
@@ -68,11 +68,11 @@ def pick_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
-        raise WorkflowError(f"no such device: {device}", where="segment.device", fix="Use auto, cpu, cuda or cuda:0")
+        raise WorkflowError(f"no such device: {device}", where=where, fix="Use auto, cpu, cuda or cuda:0")
     if int(number or 0) >= torch.cuda.device_count():
         raise WorkflowError(
             f"{device} was asked for, but {torch.cuda.device_count()} CUDA devices are visible",
-            where="segment.device",
+            where=where,
             fix="Use auto or cpu",
         )
     return device

@@ -38,7 +38,9 @@ class FrozenFeatures:
             ValueError: patches of another size.
             OutputError: the folder cannot be written.
         """
-        (output,) = self.encoder.encode(images)
+        # validation asks in the precision of training, but what is kept is fp32 for everyone
+        with torch.autocast(self.encoder.device.type, enabled=False):
+            (output,) = self.encoder.encode(images)
         # Tensors made for inference cannot take part in a gradient, copies can. Those just made are laid out otherwise
         # than those from disk, and sums would differ in their last bits.
         return EncoderOutput(*(part.clone(memory_format=torch.contiguous_format) for part in output))

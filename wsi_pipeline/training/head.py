@@ -78,6 +78,10 @@ class Head(ABC, Generic[P]):
     def scores(self, part: P) -> Tensor:
         """(2, N) Dice and boundary IoU of its N objects, at the patch's px."""
 
+    def metadata(self) -> dict[str, str]:
+        """What the file says besides its tensors."""
+        return {}
+
     def begin(self, epoch: int) -> None:
         """Get ready to train the epoch of that number, the first being 1."""
         self.module.train()

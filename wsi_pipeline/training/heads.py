@@ -20,6 +20,7 @@ from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
 from wsi_pipeline.models.resolve import hq_sam_plan, pa_sam_plan, wsi_sam_plan
 from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.wsi_sam import DualDecoder
+from wsi_pipeline.training.domain_head import DomainHead
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.known_px import logits_where_known, sampled_loss, uncertainty_where_known
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
@@ -146,4 +147,4 @@ class PaHead(PromptedHead):
         return self.sam.segment(part.batch.high.seen.embedding, guide, part.asked.high, generator=generator)
 
 
-HEADS: dict[str, Callable[[Recipe, torch.device], Head[Any]]] = {"hq-sam": HqHead, "wsi-sam": WsiHead, "pa-sam": PaHead}
+HEADS: dict[str, Callable[[Recipe, torch.device], Head[Any]]] = {"hq-sam": HqHead, "wsi-sam": WsiHead, "pa-sam": PaHead, "domain-decoder": DomainHead}

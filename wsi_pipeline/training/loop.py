@@ -21,6 +21,7 @@ from wsi_pipeline.training.epochs import steps_of
 from wsi_pipeline.training.head import Batches
 from wsi_pipeline.training.heads import HEADS
 from wsi_pipeline.training.progress import Reporter, reporter_for
+from wsi_pipeline.training.ranks import Ranks
 from wsi_pipeline.training.recipe import Recipe
 from wsi_pipeline.training.sources import TRAIN, Joined
 from wsi_pipeline.training.validation import validate
@@ -38,6 +39,7 @@ class Training:
         embeddings: folder of the frozen embeddings, which other runs may share.
         device: where to train.
         reporter: told how far it is; None for the terminal.
+        ranks: the processes that train together; None for this one alone.
 
     Attributes:
         head: what is trained.
@@ -57,7 +59,9 @@ class Training:
         *,
         device: str = "cpu",
         reporter: Reporter | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks or Ranks()
         self.recipe, self.source, self._output, self._device = recipe, source, output, torch.device(device)
         self._reporter = reporter or reporter_for()
         self.head = HEADS[recipe.system](recipe, self._device)
@@ -118,7 +122,7 @@ class Training:
         """Follow the mean gradient of some batches; gives the losses of those that show objects."""
         self._optimiser.zero_grad()
         losses = []
-        for part, samples in enumerate(batches):
+        for part, samples in self._ranks.mine(batches):
             loss = None
             for item in self._batches.training(samples, epoch, number, part):
                 with self._precision():
@@ -127,7 +131,9 @@ class Training:
                 (scaled / len(batches)).backward()
                 loss = (loss or 0.0) + float(scaled.detach())
             losses += [] if loss is None else [loss]
+        losses = self._ranks.all_of(losses)
         if losses:
+            self._ranks.add_up(self.head.trained.values())
             length = clip_grad_norm_(self.head.trained.values(), self.recipe.optimiser.clip or torch.inf)
             self._check(length, "the gradient", [sample for batch in batches for sample in batch], epoch, number)
             for group in self._optimiser.param_groups:
@@ -152,10 +158,9 @@ class Training:
         """Validate the average, and write the checkpoint and the curves."""
         moving = copied(self.head.trained)
         put(self.head.trained, self._average.values)
-        with self._precision():
-            score = validate(self.head, self._batches, self.source.numbers(self.source.judged_on))
+        score = self._ranks.as_the_first(self._score() if self._ranks.is_first else None)
         put(self.head.trained, moving)
-        row = {"epoch": epoch, "rate": self._optimiser.param_groups[0]["lr"], "loss": loss} | score._asdict()
+        row = {"epoch": epoch, "rate": self._optimiser.param_groups[0]["lr"], "loss": loss} | (score or {})
         history = [*self.state.history, row | {"seconds": round(time.monotonic() - begun, 2)}]
         best = copied(self._average.values) if best_row(history)["epoch"] == epoch else self.state.best
         self.state = Checkpoint(
@@ -168,13 +173,26 @@ class Training:
             best,
             history,
         )
-        self.state.write(self._output / CHECKPOINT)
-        write_curves(history, self._output / CURVES)
+        if self._ranks.is_first:
+            self.state.write(self._output / CHECKPOINT)
+            write_curves(history, self._output / CURVES)
         self._reporter.finish(history[-1])
+
+    def _score(self) -> dict[str, float]:
+        """What epochs are judged by; nothing where no sample is for that."""
+        if self.source.judged_on is None:
+            return {}
+        with self._precision():
+            return validate(self.head, self._batches, self.source.numbers(self.source.judged_on))._asdict()
 
 
 def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch with the best boundary IoU, the first of equals; epoch 0, before training, only where it is alone."""
+    """The epoch with the best boundary IoU, the first of equals; where nothing judges them, the last.
+
+    Epoch 0, before training, counts only where it is alone.
+    """
+    if "boundary_iou" not in history[-1]:
+        return history[-1]
     return max(history[1:] or history, key=lambda row: float(row["boundary_iou"]))
 
 

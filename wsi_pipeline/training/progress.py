@@ -51,7 +51,19 @@ class Bars(TerminalBars):
         self.say(f"epoch {row['epoch']}: {', '.join(shown)}")
 
 
-def reporter_for(stream: TextIO | None = None) -> Reporter:
-    """Bars when a person watches, JSON lines otherwise."""
+class Silence:
+    """Says nothing; of several processes one speaks for all."""
+
+    def start(self, epoch: int, steps: int) -> None: ...
+    def advance(self) -> None: ...
+    def finish(self, row: dict[str, Any]) -> None: ...
+    def say(self, message: str) -> None: ...
+    def close(self) -> None: ...
+
+
+def reporter_for(stream: TextIO | None = None, *, quiet: bool = False) -> Reporter:
+    """Bars when a person watches, JSON lines otherwise, or nothing."""
     stream = stream or sys.stderr
+    if quiet:
+        return Silence()
     return Bars() if stream.isatty() else JsonLines(stream)

@@ -15,7 +15,7 @@ from wsi_pipeline.models.resolve import BACKBONES
 from wsi_pipeline.settings import Section, describe, read_settings, set_key
 from wsi_pipeline.workflow import ModelSettings
 
-System = Literal["hq-sam", "pa-sam", "wsi-sam"]
+System = Literal["hq-sam", "pa-sam", "wsi-sam", "domain-decoder"]
 SYSTEMS: tuple[str, ...] = get_args(System)
 
 
@@ -65,8 +65,15 @@ class Recipe(Section):
     epochs: int = Field(ge=1)
     patience: int = Field(5, ge=1, description="epochs without a better boundary IoU after which training ends")
     variants: int = Field(4, ge=1, description="augmented versions of each sample; each is encoded once")
+    classes: tuple[str, ...] = Field((), description="of objects to train on; samples of others are left out; empty: all")
+    samples: int | None = Field(None, ge=1, description="train on so many samples only, drawn by the seed; null: all")
+    low_patch: bool = Field(True, description="domain-decoder: look at the low patch, too")
+    mpp: float | None = Field(
+        None, gt=0, description="µm per px at which annotations over slides are read; null: the slide's finest"
+    )
     context_factor: float = Field(2.0, gt=1, le=16, description="how much farther the low patch sees")
     objects: int = Field(8, ge=1, description="objects of a patch asked for at once")
+    judged: bool = Field(True, description="whether epochs are judged; if not, all are trained and the last one counts")
     hold_out: float = Field(
         0.0, ge=0, lt=1, description="share of the training groups that epochs are judged on; 0: the samples marked val"
     )
@@ -74,6 +81,7 @@ class Recipe(Section):
     min_object: int = Field(16, ge=1, description="px of the patch; smaller objects are left out")
     batch: int = Field(1, ge=1, description="patches computed at once")
     accumulate: int = Field(4, ge=1, description="batches of one step of the optimiser")
+    save_as: Literal["fp32", "fp16"] = Field("fp32", description="numbers in the file of the result")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights, which are the result")
     optimiser: Optimiser = Optimiser()
     prompts: PromptShares = PromptShares()
@@ -85,7 +93,7 @@ class Recipe(Section):
 
     def what_counts(self) -> dict[str, Any]:
         """All that has to stay the same when a run goes on: how long it may last is not part of it."""
-        return self.model_dump(mode="json", exclude={"epochs", "patience"})
+        return self.model_dump(mode="json", exclude={"epochs", "patience", "save_as"})
 
 
 def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any] | None = None) -> Recipe:

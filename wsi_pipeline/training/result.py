@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from wsi_pipeline import __version__
 from wsi_pipeline.files import beside
@@ -38,11 +39,16 @@ def write_result(training: Training, data: Mapping[str, SampleSource], output: P
     put(head.trained, training.state.best)
     path = output / f"{training.recipe.system}.safetensors"
     with beside(path) as partial:
-        state = {name: value.detach().cpu().contiguous() for name, value in head.module.state_dict().items()}
-        partial.write_bytes(save(state))
+        state = {name: _stored(value, training.recipe.save_as) for name, value in head.module.state_dict().items()}
+        partial.write_bytes(save(state, metadata=head.metadata() or None))
     with beside(path.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(_card(training, data, path), indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _stored(value: Tensor, precision: str) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    return value.half() if precision == "fp16" and value.is_floating_point() else value
 
 
 def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> d
         "sha256": sha256_of(path),
         "segment": recipe.model.model_dump(include={"model", "backbone", "edges"}) | {"weights": path.name},
         "metrics": {
-            "what": f"means over {training.source.judged_on} samples of the means over their objects",
+            "what": f"means over {training.source.judged_on or 'no'} samples of the means over their objects",
             "before training": _metrics(history[0]),
             "result": _metrics(best_row(history)),
         },
@@ -61,6 +67,7 @@ def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> d
         "groups": {
             split: sorted({training.source.infos[number].group for number in training.source.numbers(split)})
             for split in (TRAIN, training.source.judged_on)
+            if split is not None
         },
         "seed": recipe.seed,
         "recipe": recipe.model_dump(mode="json"),
@@ -70,7 +77,7 @@ def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> d
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("epoch", "dice", "boundary_iou")}
+    return {name: row.get(name) for name in ("epoch", "dice", "boundary_iou")}
 
 
 def _counts(source: SampleSource) -> list[dict[str, Any]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.training.data.samples import Sample, SampleInfo, SampleSource
 from wsi_pipeline.training.data.splits import split_groups, split_leaks
 
 TRAIN, VALIDATION, HELD_OUT = "train", "val", "held-out"
+_WITHOUT_VALIDATION = {TRAIN: "", VALIDATION: ", or --set hold_out=0.2 (of several groups), or --set judged=false"}
 
 
 class Joined:
@@ -18,32 +21,46 @@ class Joined:
 
     Args:
         sources: the data sets.
+        judged: whether samples are wanted to judge epochs on.
         hold_out: share of the training groups to judge epochs on instead of the validation samples, which then are
             not looked at: what is chosen by a sample says nothing honest about it.
-        seed: which groups.
+        classes: samples annotated for none of these are left out; empty for none left out.
+        samples: most samples to train on; None for all.
+        seed: which groups to hold out, and which samples to train on.
 
     Attributes:
         infos: of all samples, with the split they are used for.
-        judged_on: the split that epochs are judged on.
+        judged_on: the split that epochs are judged on; None for no judging.
 
     Raises:
         DatasetError: a group is in two splits, or there is nothing to train on or to validate with.
     """
 
-    def __init__(self, sources: Sequence[SampleSource], *, hold_out: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sources: Sequence[SampleSource],
+        *,
+        judged: bool = True,
+        hold_out: float = 0.0,
+        classes: Collection[str] = (),
+        samples: int | None = None,
+        seed: int = 0,
+    ) -> None:
         self._places = [(source, number) for source in sources for number in range(len(source))]
         self.infos: tuple[SampleInfo, ...] = tuple(info for source in sources for info in source.infos)
         leaks = split_leaks(self.infos)
         if leaks:
             raise DatasetError.of(leaks, where="data", fix="Put all samples of a patient into one split")
-        self.judged_on = HELD_OUT if hold_out else VALIDATION
-        if hold_out:
+        self.judged_on: str | None = (HELD_OUT if hold_out else VALIDATION) if judged else None
+        if self.judged_on == HELD_OUT:
             self._hold_out(hold_out, seed)
+        self._leave_out(classes, samples, seed)
         for split in (TRAIN, self.judged_on):
-            if not self.numbers(split):
+            if split is not None and not self.numbers(split):
                 found = ", ".join(sorted({info.split or "none" for info in self.infos}))
-                fix = f"Write {split} into the split column of whole groups, see wsi_pipeline.training.data.splits"
-                raise DatasetError(f"there are no samples of the split {split} (found: {found})", where="data", fix=fix)
+                fix = f"Write {split} into the split column of whole groups" + _WITHOUT_VALIDATION[split]
+                what = f"annotated for {' or '.join(classes)} " if classes else ""
+                raise DatasetError(f"there are no samples {what}of the split {split} (found: {found})", where="data", fix=fix)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -58,9 +75,24 @@ class Joined:
 
     def _hold_out(self, share: float, seed: int) -> None:
         training = [info for info in self.infos if info.split == TRAIN]
+        if len({info.group for info in training}) < len((TRAIN, HELD_OUT)):
+            fix = "Add patients, or --set judged=false"
+            raise DatasetError("one group cannot be trained on and judged by", where="hold_out", fix=fix)
         split = split_groups(training, {TRAIN: 1 - share, HELD_OUT: share}, seed)
         self.infos = tuple(
             replace(info, split=split[info.group]) if info.split == TRAIN else info for info in self.infos
+        )
+
+    def _leave_out(self, classes: Collection[str], samples: int | None, seed: int) -> None:
+        """Take what is not wanted out of all splits; what is left keeps its number, and with it its augmentation."""
+        if classes:
+            wanted = (not set(classes).isdisjoint(info.class_names) for info in self.infos)
+            self.infos = tuple(
+                info if keep else replace(info, split="") for info, keep in zip(self.infos, wanted, strict=True)
+            )
+        left_out = set(np.random.default_rng(seed).permutation(self.numbers(TRAIN))[samples or len(self) :].tolist())
+        self.infos = tuple(
+            replace(info, split="") if number in left_out else info for number, info in enumerate(self.infos)
         )
 
     def digest(self) -> str:

@@ -36,7 +36,7 @@ def open_source(
     Raises:
         DatasetError, GeoJSONError, PromptError, OutputError, SlideError: any of it is missing or cannot be used.
     """
-    over_slide = path.suffix in (*_GEOJSON, _PYRAMID)
+    over_slide = is_over_slide(path)
     if not path.exists():
         raise DatasetError("no such file or folder", where=path, fix="Check the path")
     if over_slide and slide is None:
@@ -47,3 +47,8 @@ def open_source(
         return open_tiles(path)
     open_annotations = open_pyramid if path.suffix == _PYRAMID else open_outlines
     return open_annotations(path, open_slide(slide, mpp=slide_mpp), field, origin)
+
+
+def is_over_slide(path: Path) -> bool:
+    """Whether a path is one of annotations that lie over a slide, by its name."""
+    return path.suffix in (*_GEOJSON, _PYRAMID)
