@@ -162,3 +162,35 @@ def cluster(plugin: None) -> Iterator[str]:
 
     with connect(workers=2) as client:
         yield client.scheduler.address
+
+
+@pytest.fixture(scope="session")
+def small_sam() -> Callable[[], Any]:
+    """Builds a SAM of 256 px whose encoder is a single block of a plain ViT, the same every time."""
+    import torch
+    from torch import nn
+
+    from wsi_pipeline.models.backbones.vit import Block, ViTSize
+    from wsi_pipeline.models.layers import EncoderOutput, Neck
+    from wsi_pipeline.models.preprocess import UNIT_PIXELS
+    from wsi_pipeline.models.sam import Sam, Variant
+
+    class SmallEncoder(nn.Module):
+        early_channels = 32
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch_embed = nn.Conv2d(3, 32, 4, 4)
+            self.blocks = nn.ModuleList([Block(ViTSize(32, 1, 2, ()), tokens=64, window=14)])
+            self.neck = Neck(32)
+
+        def forward(self, x: torch.Tensor) -> EncoderOutput:
+            tokens = self.blocks[0](self.patch_embed(x).permute(0, 2, 3, 1))
+            return EncoderOutput(self.neck(tokens), tokens)
+
+    def build() -> Sam:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Sam(Variant("small", 256, UNIT_PIXELS, frozenset({"box"}), False, SmallEncoder)).eval()
+
+    return build

@@ -134,6 +134,18 @@ class NucleusDetectorPrompts(Section):
     threshold: float = Field(1.0, gt=0, description="above 1 finds only darker nuclei, below 1 paler ones too")
 
 
+class DomainDecoderPrompts(Section):
+    """Objects that a trained domain decoder sees on every tile."""
+
+    source: Literal["domain-decoder"] = Field(description="objects that a trained decoder sees, whatever they are")
+    class_name: str | None = Field(None, alias="class", description="class of the results")
+    weights: str = Field(description="name in the weight store or path of a domain decoder")
+    target: str | None = Field(None, description="class of the decoder to look for; null takes its first")
+    threshold: Share = Field(0.5, description="px of at least this probability are of an object")
+    prominence: Share = Field(0.1, description="touching objects are parted at necks at least this deep")
+    min_area: SquareMicrons = Field(10.0, description="smaller objects are left out")
+
+
 class GridPrompts(Section):
     """A regular grid of points on tissue: automatic masks, with the settings of segment-anything's generator."""
 
@@ -157,6 +169,16 @@ class GridPrompts(Section):
         1, ge=1, description="each layer of crops has so many times fewer points per side"
     )
     min_mask_region_area: SquareMicrons = Field(10.0, description="smaller specks and holes of a mask are removed")
+
+
+class SegmentModelPrompts(Section):
+    """No prompts: the model of the segment section finds the objects of every tile by itself."""
+
+    source: Literal["segment-model"] = Field(description="nothing is asked: the segment model finds objects by itself")
+    class_name: str | None = Field(
+        None, alias="class", description="class of the results; null takes the classes that the model tells apart"
+    )
+    max_objects: int = Field(300, ge=1, description="most objects of a tile, the surest ones")
 
 
 class TissueBoxPrompts(Section):
@@ -185,7 +207,13 @@ class QuPathPrompts(Section):
 
 
 PromptSettings = Annotated[
-    NucleusDetectorPrompts | GridPrompts | TissueBoxPrompts | QuPathPrompts, Field(discriminator="source")
+    NucleusDetectorPrompts
+    | DomainDecoderPrompts
+    | SegmentModelPrompts
+    | GridPrompts
+    | TissueBoxPrompts
+    | QuPathPrompts,
+    Field(discriminator="source"),
 ]
 
 
@@ -221,7 +249,7 @@ class SegmentSettings(ModelSettings):
     """Which model draws the masks."""
 
     model: str = Field("wsi-sam", description="name from `wsi-pipeline models list`")
-    min_iou: Share = Field(0.5, description="objects with a lower predicted IoU are dropped")
+    min_iou: Share = Field(0.5, description="objects with a lower predicted IoU, or score, are dropped")
     min_stability: Share = Field(0.0, description="objects whose outline depends more on the threshold are dropped")
     nms_iou: Share = Field(0.5, description="of two objects overlapping more than this the better one stays")
     object_share: float = Field(

@@ -199,7 +199,7 @@ def test_export_of_something_else_is_bad_input(tools: Any, finished: Path, tmp_p
 def test_models_list_has_the_plug_in(tools: Any, plugin: None) -> None:
     result = tools.call_here("models", "list", "--json")
     names = [model["name"] for model in json.loads(result.out)["models"]]
-    assert names == ["sam", "hq-sam", "pa-sam", "wsi-sam", "threshold"]
+    assert names == ["sam", "hq-sam", "pa-sam", "wsi-sam", "lora-sam", "domain-decoder", "threshold"]
 
 
 def test_workflows_are_listed_shown_checked_and_described(tools: Any, tmp_path: Path) -> None:

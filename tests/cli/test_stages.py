@@ -76,7 +76,10 @@ def test_guesses_asked_of_a_model_without_them_are_said_once(
         ({"refine": "sharper"}, "refine.model: no such model: sharper"),
         ({"refine.model": "hq-sam", "refine.min_agreement": 2}, "refine.min_agreement: Input should be less than"),
         ({"refine.model": "hq-sam", "refine.weights": "nowhere.pth"}, "nowhere.pth: no such weight file"),
-        ({"segment.model": "hq-sam", "segment.hq_token_only": True}, "not trained and alone draws nothing"),
+        (
+            {"segment.model": "hq-sam", "segment.weights": "lite-medsam", "segment.hq_token_only": True},
+            "not trained and alone draws nothing",
+        ),
         (
             {"segment.model": "pa-sam", "segment.edges": "sobel"},
             "segment.edges: Input should be 'published' or 'image'",

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from wsi_pipeline.cli.app import app
 from wsi_pipeline.cli.run import parse_settings
+from wsi_pipeline.training.recipe import load_recipe
 from wsi_pipeline.workflow import ExportSettings, Workflow, load_workflow, parse_workflow
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,9 @@ def test_command_line_in_the_docs_parses(line: str) -> None:
 def test_settings_in_the_docs_are_keys_of_the_workflow(line: str) -> None:
     facts = parsed(line).params
     settings = parse_settings(facts["settings"])
+    if "recipe" in facts:
+        load_recipe(facts["system"], None, settings)
+        return
     if "workflow" not in facts:
         ExportSettings.model_validate(settings)
         return

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from wsi_pipeline.cli.models import app
 from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models import weights
+from wsi_pipeline.models.weights import catalogue
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +51,18 @@ def test_list_loads_neither_torch_nor_networks() -> None:
 
 def test_list_says_where_everything_is_and_what_is_untrained() -> None:
     table = " ".join(_run("list").split())
-    assert "untrained: equals the backbone alone until trained heads ship" in table
+    assert "256 px; boxes only; trained here" in table
     listed = json.loads(_run("list", "--json"))
+    (wsi,) = [model for model in listed["models"] if model["name"] == "wsi-sam"]
+    assert wsi["status"] == "trained heads ship for lite-medsam; on other backbones untrained unless weights are given"
     assert {model["name"] for model in listed["models"]} >= {"sam", "wsi-sam"}
     where = {row["name"]: (row["where"], row["here"]) for row in listed["weights"]}
     assert where["lite-medsam"] == ("embedded", True)
-    assert where["wsi-sam-litemedsam"] == ("built", True)
+    assert where["wsi-sam-litemedsam"] == ("shipped", True)
     assert where["sam-vit-h"] == ("download", False)
     assert where["wsi-sam-tiny-low"] == ("by path", False)
     assert where["pa-sam-vit-l"] == ("by path", False)
-    assert where["hq-sam-litemedsam"] == where["pa-sam-litemedsam"] == ("built", True)
+    assert where["hq-sam-litemedsam"] == where["pa-sam-litemedsam"] == ("shipped", True)
 
 
 def test_list_and_show_say_what_is_known_about_a_published_file() -> None:
@@ -91,7 +94,8 @@ def test_imported_files_are_listed_as_stored(tmp_path: Path) -> None:
 def test_verify_takes_all_that_is_here_by_default(tmp_path: Path) -> None:
     _run("import", str(_decoder(tmp_path / "net.pth")), "--name", "mine")
     lines = dict(line.split(": ", 1) for line in _run("verify").splitlines())
-    assert set(lines) == {"lite-medsam", "mine"}
+    shipped = {entry.name for entry in catalogue().values() if entry.where == "shipped"}
+    assert set(lines) == {"lite-medsam", "mine"} | shipped
     assert all(line.endswith("as expected") for line in lines.values())
     assert _run("verify", str(tmp_path / "net.pth")).strip().endswith("nothing to compare it with")
 

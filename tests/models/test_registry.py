@@ -85,15 +85,15 @@ def test_registry_is_imported_without_torch() -> None:
 def test_default_model_is_wsi_sam_on_the_embedded_backbone() -> None:
     plan = wsi_sam_plan(SegmentSettings())
     assert plan.backbone.name == "lite-medsam"
-    assert list(plan.files) == ["sam"]
-    assert weights_of(SegmentSettings()) == [{"role": "sam", "file": "lite_medsam.pth", "sha256": LITE_MEDSAM}]
+    assert list(plan.files) == ["sam", "wsi-heads"]
+    assert weights_of(SegmentSettings())[0] == {"role": "sam", "file": "lite_medsam.pth", "sha256": LITE_MEDSAM}
 
 
-def test_model_list_says_the_heads_are_untrained() -> None:
+def test_model_list_says_where_heads_are_trained() -> None:
     specs = {spec.name: spec for spec in available_models()}
     assert set(specs) >= {"sam", "hq-sam", "pa-sam", "wsi-sam"}
     for name in ("hq-sam", "pa-sam", "wsi-sam"):
-        assert "equals the backbone alone until trained heads ship" in specs[name].status
+        assert specs[name].status.startswith("trained heads ship for lite-medsam; on other backbones untrained")
 
 
 def test_unknown_names_list_the_known_ones() -> None:
@@ -229,10 +229,10 @@ def test_two_decoder_files_land_in_their_branches(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_default_model_draws_what_its_backbone_draws() -> None:
+def test_decoders_made_of_the_backbone_draw_what_it_draws() -> None:
     pairs, boxes = reference_pair(256)
     prompts = PromptBatch(np.zeros(2, np.int64), boxes=boxes[:2])
-    models = [build_segmenter(_settings(model=name)) for name in ("sam", "wsi-sam")]
+    models = [build_segmenter(_settings(model=name, weights="lite-medsam")) for name in ("sam", "wsi-sam")]
     for model in models:
         assert model.prompt_kinds == prompt_kinds(_settings())
     backbone, default = (model.decode(model.encode(pairs), prompts, margin=0.5) for model in models)
@@ -254,7 +254,15 @@ def test_plug_in_is_listed_built_and_checked(monkeypatch: pytest.MonkeyPatch, tm
         weight_files=lambda settings: {"mine": file},
     )
     _plug_in(monkeypatch, mine=spec, other="not a spec", sam=spec)
-    assert [one.name for one in available_models()] == ["sam", "hq-sam", "pa-sam", "wsi-sam", "mine"]
+    assert [one.name for one in available_models()] == [
+        "sam",
+        "hq-sam",
+        "pa-sam",
+        "wsi-sam",
+        "lora-sam",
+        "domain-decoder",
+        "mine",
+    ]
     assert find_model("sam") is not spec
     settings = _settings(model="mine")
     assert build_segmenter(settings, dtype="fp32") == "model"
@@ -268,7 +276,14 @@ def test_plug_in_that_does_not_load_harms_nobody_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _plug_in(monkeypatch, other="not a spec")
-    assert [one.name for one in available_models()] == ["sam", "hq-sam", "pa-sam", "wsi-sam"]
+    assert [one.name for one in available_models()] == [
+        "sam",
+        "hq-sam",
+        "pa-sam",
+        "wsi-sam",
+        "lora-sam",
+        "domain-decoder",
+    ]
     assert "broken is left out" in caplog.text
     with pytest.raises(WorkflowError, match=r"broken: the plug-in does not load.*Repair or uninstall"):
         find_model("broken")
@@ -290,7 +305,8 @@ def test_a_refine_stage_is_checked_like_a_segment_stage() -> None:
 
 def test_the_high_quality_token_alone_needs_a_trained_branch() -> None:
     with pytest.raises(WorkflowError, match=r"segment\.hq_token_only: .* not trained"):
-        check_models(_workflow(segment={"model": "hq-sam", "hq_token_only": True}))
+        check_models(_workflow(segment={"model": "hq-sam", "weights": "lite-medsam", "hq_token_only": True}))
+    assert check_models(_workflow(segment={"model": "hq-sam", "hq_token_only": True})) == []
 
 
 def test_guesses_asked_of_a_model_without_them_are_a_warning() -> None:
@@ -305,7 +321,7 @@ def test_an_untrained_head_answers_as_its_backbone(name: str) -> None:
     prompts = PromptBatch(np.zeros(len(boxes), np.int64), boxes=boxes)
     answers = []
     for model in ("sam", name):
-        segmenter = build_segmenter(_settings(model=model), dtype="fp32")
+        segmenter = build_segmenter(_settings(model=model, weights="lite-medsam"), dtype="fp32")
         answers.append(segmenter.decode(segmenter.encode(patch), prompts, margin=0.5))
     np.testing.assert_allclose(answers[0].logits, answers[1].logits, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(answers[0].iou, answers[1].iou, rtol=1e-3, atol=1e-3)

@@ -23,6 +23,7 @@ PLANS: dict[str, Callable[..., WeightPlan]] = {
     "pa-sam": pa_sam_plan,
     "wsi-sam": wsi_sam_plan,
 }
+KINDS = {"hq-sam": ["hq-decoder"], "pa-sam": ["pa-decoder"], "wsi-sam": ["wsi-heads"]}
 WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280, "vit_t": 160}
 
 
@@ -81,13 +82,16 @@ def _roles(plan: WeightPlan) -> dict[str, str]:
 def test_without_weights_every_model_stands_on_the_embedded_backbone(model: str) -> None:
     plan = PLANS[model](SegmentSettings(model=model))
     assert plan.backbone.name == "lite-medsam"
+    shipped = dict.fromkeys(KINDS.get(model, ()), f"{model}-litemedsam.safetensors")
+    assert _roles(plan) == {"sam": "lite_medsam.pth", **shipped}
+    if shipped:
+        assert PLANS[model](SegmentSettings(model=model, weights=f"{model}-litemedsam")) == plan
+
+
+@pytest.mark.parametrize("model", PLANS)
+def test_weights_of_the_backbone_stand_for_an_untrained_head(model: str) -> None:
+    plan = PLANS[model](SegmentSettings(model=model, weights="lite-medsam"))
     assert _roles(plan) == {"sam": "lite_medsam.pth"}
-
-
-@pytest.mark.parametrize("model", ["hq-sam", "pa-sam"])
-def test_built_weights_are_the_backbone_alone(model: str) -> None:
-    plan = PLANS[model](SegmentSettings(model=model, weights=f"{model}-litemedsam"))
-    assert plan == PLANS[model](SegmentSettings(model=model))
 
 
 @pytest.mark.usefixtures("all_backbones_here")

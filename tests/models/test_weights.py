@@ -72,19 +72,33 @@ def test_every_entry_can_be_had_or_says_how() -> None:
             assert entry.size
 
 
-@pytest.mark.parametrize("system", ["wsi-sam", "hq-sam", "pa-sam"])
-def test_shipped_head_says_it_is_untrained(system: str) -> None:
-    entry = catalogue()[f"{system}-litemedsam"]
-    assert (entry.where, entry.built_from, entry.kind) == ("built", "lite-medsam", system)
-    assert entry.status.startswith("untrained")
-    assert locate(entry.name) == locate("lite-medsam")
+SHIPPED_NAMES = [entry.name for entry in catalogue().values() if entry.where == "shipped"]
+
+
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
+def test_shipped_weights_are_those_of_their_card(name: str) -> None:
+    entry = catalogue()[name]
+    path = locate(name)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert verify(name) == (entry.sha256, True)
+    assert (card["file"], card["sha256"], card["kind"]) == (entry.file, entry.sha256, entry.kind)
+    assert path.stat().st_size == entry.size
+    assert card["recipe"]["system"] == entry.system
+    licences = {row["licence"] for rows in card["data"].values() for row in rows}
+    assert licences <= {"CC0-1.0", "CC-BY-4.0"}
+    assert not str(card).count("/")  # nobody's folders
+
+
+def test_shipped_weights_fit_in_the_wheel() -> None:
+    assert {catalogue()[name].system for name in SHIPPED_NAMES} >= {"wsi-sam", "hq-sam", "pa-sam"}
+    assert sum(locate(name).stat().st_size for name in SHIPPED_NAMES) < 40e6
 
 
 def test_every_published_file_of_hq_sam_and_pa_sam_is_known() -> None:
     published = [
         (entry.name, entry.variant, entry.kind, entry.where)
         for entry in catalogue().values()
-        if entry.system in ("hq-sam", "pa-sam") and entry.where != "built"
+        if entry.system in ("hq-sam", "pa-sam") and entry.where != "shipped"
     ]
     assert published == [
         ("hq-sam-vit-tiny", "vit_t", "hq-sam", "download"),
@@ -117,11 +131,6 @@ def test_embedded_file_is_found_without_importing_its_package() -> None:
     path = Path(ran.stdout.strip())
     assert path.name == "lite_medsam.pth"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == LITE_MEDSAM
-
-
-def test_built_head_lies_in_its_backbone_file() -> None:
-    assert locate("wsi-sam-litemedsam") == locate("lite-medsam")
-    assert verify("wsi-sam-litemedsam") == (LITE_MEDSAM, True)
 
 
 def test_path_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
 from wsi_pipeline.training.prompted_batches import PromptedBatches, prompts_of
 from wsi_pipeline.training.prompted_head import PromptedHead
-from wsi_pipeline.training.recipe import SYSTEMS, Recipe, load_recipe
+from wsi_pipeline.training.recipe import Optimiser, Recipe, load_recipe
 from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.workflow import SegmentSettings
@@ -78,7 +78,7 @@ def head_of(system: str, **changes: Any) -> tuple[Recipe, PromptedHead]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", PLANS)
 def test_result_loads_as_weights_of_a_segment_section(
     tiles: TileFolder, embeddings: Path, whole: Training, tmp_path: Path, system: str
 ) -> None:
@@ -112,11 +112,11 @@ def test_run_that_was_stopped_gives_the_same_weights(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", PLANS)
 def test_loss_of_one_batch_falls_and_the_backbone_stays(tiles: TileFolder, embeddings: Path, system: str) -> None:
-    recipe, head = head_of(system)
+    recipe, head = head_of(system, trained="branch")
     features = FrozenFeatures.of(head.sam, embeddings, CPU)
-    batches = PromptedBatches(recipe, Joined([tiles]), features, CPU, pairs=head.pairs)
+    batches = PromptedBatches(recipe, Joined([tiles]), features, CPU, pairs=head.pairs, windowed=head.windowed)
     (asked_batch,) = batches.training([0], 1, 1, 0)
     before = {name: value.clone() for name, value in head.module.state_dict().items()}
     backbone = {name: value.clone() for name, value in head.sam.image_encoder.state_dict().items()}
@@ -142,7 +142,7 @@ def test_loss_of_one_batch_falls_and_the_backbone_stays(tiles: TileFolder, embed
 def test_published_tensors_are_trained() -> None:
     """Counts of the papers' code: 448,512 (HQ-SAM on TinyViT; WSI-SAM twice), 1,007,008 (PA-SAM)."""
     for system, count in (("hq-sam", 448_512), ("wsi-sam", 2 * 448_512), ("pa-sam", 1_007_008)):
-        _, head = head_of(system)
+        _, head = head_of(system, trained="branch")
         assert sum(value.numel() for value in head.trained.values()) == count
         assert all(value.requires_grad for value in head.trained.values())
         assert sum(value.requires_grad for value in head.module.parameters()) == len(head.trained)
@@ -164,7 +164,7 @@ def losses_of(logits: Tensor, view: View) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", PLANS)
 def test_px_that_nobody_knows_do_not_change_the_loss(system: str) -> None:
     known = torch.ones(1, 1, 256, 256, dtype=torch.bool)
     known[..., 100:, :] = False
@@ -250,7 +250,7 @@ def test_recipe_file_changes_single_keys(tmp_path: Path) -> None:
 
 
 def test_rate_rises_at_first_and_falls_in_steps() -> None:
-    optimiser = load_recipe("hq-sam", None, {"optimiser.warm_up": 4}).optimiser
+    optimiser = Optimiser(rate=1e-3, decay_after=10, warm_up=4)
     assert optimiser.rate_in(1, 0) == pytest.approx(2.5e-4)
     assert [round(optimiser.rate_in(epoch, 4), 6) for epoch in (1, 10, 11, 21)] == [1e-3, 1e-3, 1e-4, 1e-5]
 

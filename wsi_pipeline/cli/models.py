@@ -76,7 +76,7 @@ def verify(
     """
     from wsi_pipeline.models.weights import verify as verify_file
 
-    for name in names or [row["name"] for row in _weight_rows() if row["here"] and row["where"] != "built"]:
+    for name in names or [row["name"] for row in _weight_rows() if row["here"]]:
         digest, known = verify_file(name)
         typer.echo(f"{name}: {digest} {'as expected' if known else 'nothing to compare it with'}")
 

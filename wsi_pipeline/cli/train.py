@@ -86,7 +86,7 @@ def train(
 
 
 def _open(data: list[Path], slides: list[Path], recipe: Recipe) -> dict[str, SampleSource]:
-    """The data sets by path; annotations over slides are all for training."""
+    """The data sets by name, which is that of their folder or file; annotations over slides are all for training."""
     from wsi_pipeline.models.resolve import BACKBONES
     from wsi_pipeline.training.data.find import is_over_slide, open_source
     from wsi_pipeline.training.data.slides import FieldOfView, Origin
@@ -102,4 +102,7 @@ def _open(data: list[Path], slides: list[Path], recipe: Recipe) -> dict[str, Sam
     # read twice as far as a patch reaches, so that smaller scales do not show made-up surroundings
     field = FieldOfView(2 * BACKBONES[recipe.backbone].input_size, recipe.mpp, recipe.context_factor)
     of = dict(zip(wanted, slides, strict=True))
-    return {str(path): open_source(path, of.get(path), field=field, origin=Origin(split=TRAIN)) for path in data}
+    names = [path.resolve().name for path in data]
+    numbered = [name if names.count(name) == 1 else f"{number}: {name}" for number, name in enumerate(names, start=1)]
+    sources = [open_source(path, of.get(path), field=field, origin=Origin(split=TRAIN)) for path in data]
+    return dict(zip(numbered, sources, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,10 @@ from wsi_pipeline.models.sam import Sam, SamSegmenter, build_sam
 from wsi_pipeline.models.segmenter import BatchedSegmenter
 from wsi_pipeline.models.wsi_sam import WsiSam, WsiSamSegmenter, build_wsi_sam, init_wsi_head
 from wsi_pipeline.workflow import ModelSettings
+
+if TYPE_CHECKING:
+    from wsi_pipeline.models.lora_sam.model import LoraSam
+    from wsi_pipeline.models.lora_sam.segmenter import LoraSamSegmenter
 
 Model = TypeVar("Model", bound=nn.Module)
 Headed = TypeVar("Headed", HqSam, PaSam)
@@ -67,6 +71,17 @@ def load_wsi_sam(plan: WeightPlan) -> WsiSam:
     else:
         init_wsi_head(model)
     return model.eval()
+
+
+def load_lora_sam(plan: WeightPlan) -> LoraSam:
+    """The LoRA-SAM of a plan, fp32, on the CPU, in evaluation mode."""
+    from wsi_pipeline.models.lora_sam.build import build_lora_sam
+    from wsi_pipeline.models.lora_sam.file import load_state, read_facts
+
+    path = plan.files["lora-sam"]
+    model = build_lora_sam(load_sam(plan), read_facts(path).settings)
+    load_state(model, read_state_dict(path), where=path)
+    return model
 
 
 def _seeded(build: Callable[[str], Model], plan: WeightPlan) -> Model:
@@ -129,3 +144,16 @@ def build(system: str, plan: WeightPlan, settings: ModelSettings, *, device: str
     return _SEGMENTERS[system](
         _LOADERS[system](plan), device=device, dtype=_dtype(dtype), multimask=settings.multimask, **options
     )
+
+
+def build_finder(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> LoraSamSegmenter:
+    """A LoRA-SAM with the weights of a plan, ready to find objects.
+
+    Raises:
+        WeightsError: a file does not fit.
+        WorkflowError: unknown dtype.
+    """
+    from wsi_pipeline.models.lora_sam.segmenter import LoraSamSegmenter
+
+    margin = settings.window_margin
+    return LoraSamSegmenter(load_lora_sam(plan), device=device, dtype=_dtype(dtype), margin=margin)

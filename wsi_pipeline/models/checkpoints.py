@@ -39,6 +39,7 @@ _NAMES = {
     "sam-decoder": "SAM mask decoder",
     "hq-decoder": "HQ-SAM or WSI-SAM mask decoder",
     "pa-decoder": "PA-SAM mask decoder",
+    "domain-decoder": "domain decoder",
 }
 _SYSTEMS = {
     "wsi-heads": "wsi-sam",
@@ -53,6 +54,7 @@ _VARIANT_NAMES = {
     "vit_l": "vit_l",
     "vit_h": "vit_h",
 }
+_DOMAIN_PARTS = frozenset({"entry", "upscaling", "outlines", "maps"})
 _SHOWN = 3
 
 
@@ -61,8 +63,9 @@ class Contents:
     """What a state dict holds.
 
     Attributes:
-        kind: ``sam``, ``hq-sam``, ``pa-sam``, ``wsi-sam``, ``wsi-heads``, ``sam-decoder``, ``hq-decoder`` or
-            ``pa-decoder``. An HQ decoder and a WSI-SAM branch have the same keys: only the caller knows which.
+        kind: ``sam``, ``hq-sam``, ``pa-sam``, ``wsi-sam``, ``wsi-heads``, ``sam-decoder``, ``hq-decoder``,
+            ``pa-decoder`` or ``domain-decoder``. An HQ decoder and a WSI-SAM branch have the same keys: only the caller
+            knows which.
         variants: the image encoders it holds or fits; several when shapes cannot tell, empty when any fits.
     """
 
@@ -97,6 +100,23 @@ def read_state_dict(path: Path) -> State:
     return _normalise(_unwrap(loaded, path), path)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says besides its tensors; nothing for files of other kinds.
+
+    Raises:
+        WeightsError: no such file, or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not _is_safetensors(_first_bytes(path)):
+        return {}
+    try:
+        with safe_open(path, "pt") as stored:
+            return stored.metadata() or {}
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from None
+
+
 def identify(state: Mapping[str, Tensor], *, where: object = None) -> Contents:
     """Say from keys and shapes which network a normalised state dict belongs to.
 
@@ -104,6 +124,8 @@ def identify(state: Mapping[str, Tensor], *, where: object = None) -> Contents:
         WeightsError: none of the SAM family.
     """
     parts = {key.partition(".")[0] for key in state}
+    if parts >= _DOMAIN_PARTS:
+        return Contents("domain-decoder", ())
     if {"high", "low"} <= parts:
         variants = _early_variants(state, "high.") or ()
         if "sam" in parts:

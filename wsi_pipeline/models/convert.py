@@ -39,7 +39,7 @@ def import_checkpoint(path: Path, *, name: str, licence: str | None = None) -> S
     Raises:
         WeightsError: not readable, unsafe, not of the SAM family, not what ``name`` stands for, or no room.
     """
-    from wsi_pipeline.models.checkpoints import identify, read_state_dict
+    from wsi_pipeline.models.checkpoints import identify, read_metadata, read_state_dict
 
     if not NAME.match(name):
         raise WeightsError(
@@ -57,7 +57,7 @@ def import_checkpoint(path: Path, *, name: str, licence: str | None = None) -> S
         "licence": licence or (entry.licence if entry else "unknown"),
         "kind": contents.kind,
     }
-    file, size, sha256 = _write(state, store_folder() / f"{name}.safetensors", source)
+    file, size, sha256 = _write(state, store_folder() / f"{name}.safetensors", read_metadata(path) | source)
     variants = (entry.variant,) if entry else contents.variants
     stored = StoredFile(
         name=name,
@@ -76,7 +76,7 @@ def _require_match(path: Path, contents: Contents, digest: str, entry: WeightFil
     """Refuse a file that is not the one the catalogue means."""
     from wsi_pipeline.models.checkpoints import expect
 
-    if entry.where in ("embedded", "built"):
+    if entry.where in ("embedded", "shipped"):
         raise WeightsError("comes with the package and is not imported", where=entry.name, fix="Choose another name")
     if entry.sha256 is not None and entry.sha256 != digest:
         raise WeightsError(

@@ -146,6 +146,11 @@ class HqMaskDecoder(MaskDecoder):
         """
         self.load_state_dict({**self.state_dict(), **sam.state_dict()})
         self.extra_tokens_visible = False
+        self.add_nothing()
+
+    @torch.no_grad()
+    def add_nothing(self) -> None:
+        """Make t zero, whatever the prompt."""
         last = self.hf_mlp.layers[-1]
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -123,13 +123,15 @@ def choose_precision(
     if not has_bf16(chosen):
         return PrecisionChoice("fp32", f"{_hardware(chosen)} has no bf16")
     spec = find_model(settings.model, section=section_of(settings))
+    if "InstanceSegmenter" in spec.roles:
+        return PrecisionChoice("fp32", f"{spec.name} has no masks to compare; bf16 has to be asked for")
     key = _key({"model": spec.name, "weights": weights_of(settings)} | _circumstances(chosen))
     kept = _recall(key) if patch is None else None
     if kept is not None:
         return kept
     logger.info("comparing bf16 with fp32 on %s", _hardware(chosen))
     choice = compare(
-        lambda dtype: spec.build(settings, device=chosen, dtype=dtype),
+        lambda dtype: cast("Segmenter", spec.build(settings, device=chosen, dtype=dtype)),
         patch=patch,
         boxes=boxes,
         margin=settings.window_margin,

@@ -19,24 +19,32 @@ from wsi_pipeline.models.resolve import (
     BACKBONES,
     DEFAULT_BACKBONE,
     WeightPlan,
+    domain_facts,
+    domain_plan,
+    domain_segment_plan,
     hq_sam_plan,
+    lora_sam_facts,
+    lora_sam_plan,
     pa_sam_plan,
     sam_plan,
+    target_number,
     wsi_sam_plan,
 )
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.workflow import (
+    DomainDecoderPrompts,
     GridPrompts,
     ModelSettings,
     NucleusDetectorPrompts,
     PromptSettings,
     RefineSettings,
+    SegmentModelPrompts,
     TissueBoxPrompts,
     Workflow,
 )
 
 if TYPE_CHECKING:
-    from wsi_pipeline.models.roles import Segmenter
+    from wsi_pipeline.models.roles import InstanceSegmenter, Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +54,7 @@ ENTRY_POINT_GROUP = "wsi_pipeline.models"
 class Builder(Protocol):
     """Makes a ready model from its section; ``device`` is torch's name, ``dtype`` is ``fp32`` or ``bf16``."""
 
-    def __call__(self, settings: ModelSettings, *, device: str, dtype: str) -> Segmenter: ...
+    def __call__(self, settings: ModelSettings, *, device: str, dtype: str) -> Segmenter | InstanceSegmenter: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class ModelSpec:
         prompt_kinds: what it can be asked: ``box``, ``point``, ``mask``.
         backbones: names of the backbones it runs on, the default first; empty when it has none to choose.
         weight_files: role to file for such a section; these files make up the model's identity in provenance.
+        class_names: classes that a model which finds objects by itself tells apart; none where it does not name them.
         status: one line on how far it can be trusted.
     """
 
@@ -71,6 +80,7 @@ class ModelSpec:
     prompt_kinds: frozenset[str] = ALL_PROMPTS
     backbones: tuple[str, ...] = ()
     weight_files: Callable[[ModelSettings], Mapping[str, Path]] = field(default=lambda settings: {})
+    class_names: Callable[[ModelSettings], tuple[str, ...]] = field(default=lambda settings: ())
     status: str = ""
 
 
@@ -99,17 +109,69 @@ def _built_in(name: str, plan: Plan, description: str, status: str) -> ModelSpec
     )
 
 
-_UNTRAINED = "untrained unless weights are given: equals the backbone alone until trained heads ship"
-_PLANS: dict[str, Plan] = {"sam": sam_plan, "hq-sam": hq_sam_plan, "pa-sam": pa_sam_plan, "wsi-sam": wsi_sam_plan}
+def _lora_sam() -> ModelSpec:
+    def plan(settings: ModelSettings) -> WeightPlan:
+        return lora_sam_plan(settings, section=section_of(settings))
+
+    def build(settings: ModelSettings, *, device: str, dtype: str) -> InstanceSegmenter:
+        from wsi_pipeline.models import builders
+
+        return builders.build_finder(plan(settings), settings, device=device, dtype=dtype)
+
+    return ModelSpec(
+        name="lora-sam",
+        roles=("InstanceSegmenter",),
+        description="low-rank adapted encoder; finds objects without prompts",
+        build=build,
+        prompt_kinds=frozenset(),
+        backbones=tuple(BACKBONES),
+        weight_files=lambda settings: plan(settings).files,
+        class_names=lambda settings: lora_sam_facts(plan(settings).files["lora-sam"]).settings.classes,
+        status="to be trained: needs segment.weights",
+    )
+
+
+def _domain_decoder() -> ModelSpec:
+    def build(settings: ModelSettings, *, device: str, dtype: str) -> InstanceSegmenter:
+        from wsi_pipeline.models.domain_segmenter import DomainSegmenter
+
+        plan = domain_segment_plan(settings, section=section_of(settings))
+        return DomainSegmenter(plan, device=device, dtype=dtype, margin=settings.window_margin)
+
+    def files(settings: ModelSettings) -> Mapping[str, Path]:
+        return domain_segment_plan(settings, section=section_of(settings)).files
+
+    return ModelSpec(
+        name="domain-decoder",
+        roles=("InstanceSegmenter",),
+        description="a small decoder on a frozen encoder; finds objects without prompts",
+        build=build,
+        prompt_kinds=frozenset(),
+        backbones=tuple(BACKBONES),
+        weight_files=files,
+        class_names=lambda settings: domain_facts(files(settings)["domain-decoder"]).classes,
+        status="to be trained: needs segment.weights",
+    )
+
+
+_TRAINED = "trained heads ship for lite-medsam; on other backbones untrained unless weights are given"
+_PLANS: dict[str, Plan] = {
+    "sam": sam_plan,
+    "hq-sam": hq_sam_plan,
+    "pa-sam": pa_sam_plan,
+    "wsi-sam": wsi_sam_plan,
+    "lora-sam": lora_sam_plan,
+    "domain-decoder": domain_segment_plan,
+}
 _BUILT_IN = {
     name: _built_in(name, _PLANS[name], description, status)
     for name, description, status in (
         ("sam", "SAM's mask decoder on one patch", "published weights"),
-        ("hq-sam", "SAM with a high-quality token on fused features", _UNTRAINED),
-        ("pa-sam", "SAM with a prompt adapter guided by the image's edges", _UNTRAINED),
-        ("wsi-sam", "dual mask decoder on paired patches, HQ features and token aggregation", _UNTRAINED),
+        ("hq-sam", "SAM with a high-quality token on fused features", _TRAINED),
+        ("pa-sam", "SAM with a prompt adapter guided by the image's edges", _TRAINED),
+        ("wsi-sam", "dual mask decoder on paired patches, HQ features and token aggregation", _TRAINED),
     )
-}
+} | {"lora-sam": _lora_sam(), "domain-decoder": _domain_decoder()}
 
 
 def available_models() -> list[ModelSpec]:
@@ -141,7 +203,9 @@ def find_model(name: str, *, section: str = "segment") -> ModelSpec:
     raise WorkflowError(f"no such model: {name}", where=f"{section}.model", fix=f"Use one of {names}")
 
 
-def build_segmenter(settings: ModelSettings, *, dtype: str | None = None, device: str | None = None) -> Segmenter:
+def build_segmenter(
+    settings: ModelSettings, *, dtype: str | None = None, device: str | None = None
+) -> Segmenter | InstanceSegmenter:
     """Build the model of a segment section, weights loaded, ready to answer.
 
     Args:
@@ -172,7 +236,19 @@ def weights_of(settings: ModelSettings) -> list[dict[str, str]]:
     Raises:
         WorkflowError, WeightsError: as ``build_segmenter``.
     """
-    files = find_model(settings.model, section=section_of(settings)).weight_files(settings)
+    return _listed(find_model(settings.model, section=section_of(settings)).weight_files(settings))
+
+
+def prompter_weights(prompts: PromptSettings | None) -> list[dict[str, str]]:
+    """The same for a prompts section; none where the source has no network.
+
+    Raises:
+        WeightsError: a file is missing or of another kind.
+    """
+    return _listed(domain_plan(prompts.weights).files) if isinstance(prompts, DomainDecoderPrompts) else []
+
+
+def _listed(files: Mapping[str, Path]) -> list[dict[str, str]]:
     return [{"role": role, "file": path.name, "sha256": sha256_of(path)} for role, path in sorted(files.items())]
 
 
@@ -196,16 +272,46 @@ def check_prompts(settings: ModelSettings, prompts: PromptSettings) -> None:
     Raises:
         WorkflowError: naming the model, the source and what to change.
     """
+    _check_who_finds(settings, prompts)
+    if isinstance(prompts, SegmentModelPrompts):
+        return
     if isinstance(prompts, GridPrompts):
         check_prompt_kinds(settings, {"point"}, where="prompts.source")
     elif isinstance(prompts, TissueBoxPrompts):
         check_prompt_kinds(settings, {"box"}, where="prompts.source")
-    elif isinstance(prompts, NucleusDetectorPrompts):
+    elif isinstance(prompts, NucleusDetectorPrompts | DomainDecoderPrompts):
         # every detection comes as a box and as a point: one of them is enough
         if not prompt_kinds(settings) & {"box", "point"}:
             check_prompt_kinds(settings, {"box"}, where="prompts.source")
     else:
         prompt_kinds(settings)  # an unknown model or backbone shows now, not after the file is read
+
+
+def _check_who_finds(settings: ModelSettings, prompts: PromptSettings) -> None:
+    """Refuse prompts for a model that takes none, and none for a model that needs them."""
+    spec = find_model(settings.model, section=section_of(settings))
+    if isinstance(prompts, SegmentModelPrompts) and "InstanceSegmenter" not in spec.roles:
+        finders = " or ".join(one.name for one in available_models() if "InstanceSegmenter" in one.roles)
+        raise WorkflowError(
+            f"{spec.name} finds nothing by itself",
+            where="prompts.source",
+            fix=f"Set segment.model to {finders}, or give a source of prompts",
+        )
+    if not isinstance(prompts, SegmentModelPrompts) and "Segmenter" not in spec.roles:
+        raise WorkflowError(
+            f"{spec.name} finds objects by itself and takes no prompts",
+            where="prompts.source",
+            fix="Set it to segment-model, or segment.model to another one",
+        )
+
+
+def class_names(settings: ModelSettings) -> tuple[str, ...]:
+    """The classes that the model of a segment section tells apart by itself.
+
+    Raises:
+        WorkflowError, WeightsError: as ``build_segmenter``.
+    """
+    return find_model(settings.model, section=section_of(settings)).class_names(settings)
 
 
 def check_prompt_kinds(settings: ModelSettings, kinds: Iterable[str], *, where: object = None) -> None:
@@ -249,14 +355,34 @@ def check_models(workflow: Workflow) -> list[str]:
     warnings = [warning for settings in stages for warning in _check_model(settings)]
     if workflow.segment is not None and workflow.prompts is not None:
         check_prompts(workflow.segment, workflow.prompts)
+    if isinstance(workflow.prompts, DomainDecoderPrompts):
+        plan = domain_plan(workflow.prompts.weights)
+        target_number(workflow.prompts, domain_facts(plan.files["domain-decoder"]).classes)
+        _check_context(plan, workflow.tiling.context_factor)
+    if workflow.segment is not None and workflow.segment.model == "domain-decoder":
+        _check_context(domain_segment_plan(workflow.segment), workflow.tiling.context_factor)
     return warnings
+
+
+def _check_context(plan: WeightPlan, context_factor: float) -> None:
+    """Refuse low patches that see farther, or less far, than those a domain decoder was trained on."""
+    facts = domain_facts(plan.files["domain-decoder"])
+    if facts.context_factor not in (None, context_factor):
+        raise WorkflowError(
+            f"the decoder was trained on low patches that see {facts.context_factor:g} times as far",
+            where="tiling.context_factor",
+            fix=f"Set it to {facts.context_factor:g}",
+        )
 
 
 def _check_model(settings: ModelSettings) -> list[str]:
     section, spec = section_of(settings), find_model(settings.model, section=section_of(settings))
-    role = "Refiner" if section == "refine" else "Segmenter"
-    if role not in spec.roles:
-        raise WorkflowError(f"{spec.name} is no {role}", where=f"{section}.model", fix="See `wsi-pipeline models list`")
+    roles = ("Refiner",) if section == "refine" else ("Segmenter", "InstanceSegmenter")
+    if not set(roles) & set(spec.roles):
+        said = f"{spec.name} is no {roles[0]}"
+        raise WorkflowError(said, where=f"{section}.model", fix="See `wsi-pipeline models list`")
+    if "InstanceSegmenter" in spec.roles:
+        spec.weight_files(settings)  # a missing or foreign file shows now
     backbone = _backbone(spec, settings)
     if spec.name == "hq-sam" and settings.hq_token_only and set(spec.weight_files(settings)) == {"sam"}:
         raise WorkflowError(

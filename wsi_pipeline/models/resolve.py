@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import WeightsError, WorkflowError
-from wsi_pipeline.models.weights import locate, variant_of
-from wsi_pipeline.workflow import ModelSettings
+from wsi_pipeline.models.weights import locate, shipped_head, variant_of
+from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.checkpoints import Contents
+    from wsi_pipeline.models.domain_decoder import DecoderFacts
+    from wsi_pipeline.models.lora_sam.file import Facts
 
 ALL_PROMPTS = frozenset({"box", "point", "mask"})
 
@@ -66,7 +68,8 @@ class WeightPlan:
         files: role to file. One file has the role ``sam`` (the backbone alone; what it lacks is untrained), ``hq-sam``,
             ``pa-sam`` or ``wsi-sam`` (backbone and decoders). Decoders in files of their own have the roles
             ``hq-decoder``, ``pa-decoder``, ``wsi-heads`` (both of WSI-SAM), or ``high`` and ``low`` (one each), and
-            come with the backbone's file as ``sam``.
+            come with the backbone's file as ``sam``; so do a ``domain-decoder`` and
+            a ``lora-sam`` (adapter and heads).
     """
 
     backbone: Backbone
@@ -86,9 +89,9 @@ def sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan
 def hq_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
     """The files behind ``model: hq-sam``.
 
-    Without weights, or with those of a plain SAM, the high-quality branch is untrained. ``weights`` may also be a whole
-    HQ-SAM, or its decoder alone, which goes on the backbone that its early feature belongs to: one of 160 channels on
-    MobileSAM, the published pairing, unless LiteMedSAM is named.
+    Without weights, it is the head that ships for the backbone, if any. With those of a plain SAM the high-quality
+    branch is untrained. ``weights`` may also be a whole HQ-SAM, or its decoder alone, which goes on the backbone that
+    its early feature belongs to: one of 160 channels on MobileSAM, the published pairing, unless LiteMedSAM is named.
 
     Raises:
         WorkflowError, WeightsError: as ``sam_plan``.
@@ -99,9 +102,9 @@ def hq_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightP
 def pa_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
     """The files behind ``model: pa-sam``.
 
-    Without weights, or with those of a plain SAM, the prompt adapter is untrained. ``weights`` may also be a whole
-    PA-SAM, or its decoder alone. Its keys do not tell the encoder it was trained on: the backbone has to be named,
-    unless the weights have a name that settles it, as the published ones do.
+    Without weights, it is the head that ships for the backbone, if any. With those of a plain SAM the prompt adapter is
+    untrained. ``weights`` may also be a whole PA-SAM, or its decoder alone. Its keys do not tell the encoder it was
+    trained on: the backbone has to be named, unless the weights have a name that settles it, as the published ones do.
 
     Raises:
         WorkflowError, WeightsError: as ``sam_plan``.
@@ -112,9 +115,10 @@ def pa_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightP
 def wsi_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
     """The files behind ``model: wsi-sam``.
 
-    Without decoder files both decoders are made from the backbone (untrained). ``weights`` may be the backbone, a
-    whole WSI-SAM, both decoders in one file, or the high decoder with ``weights_low`` for the low one. Decoders for
-    an early feature of 160 channels go on MobileSAM, the published pairing, unless a backbone is named.
+    Without weights, they are the decoders that ship for the backbone, if any. ``weights`` may be the backbone, of which
+    both decoders are made then (untrained), a whole WSI-SAM, both decoders in one file, or the high decoder with
+    ``weights_low`` for the low one. Decoders for an early feature of 160 channels go on MobileSAM, the published
+    pairing, unless a backbone is named.
 
     Raises:
         WorkflowError: unknown backbone, or a low decoder without a high one.
@@ -128,7 +132,7 @@ def wsi_sam_plan(settings: ModelSettings, *, section: str = "segment") -> Weight
                 where=f"{section}.weights_low",
                 fix=f"Set {section}.weights too",
             )
-        return _default_plan(named)
+        return _default_plan("wsi-sam", named)
     if settings.weights_low is not None:
         return _two_decoders(settings.weights, settings.weights_low, named, section)
     found = _find(settings.weights, ("sam", "wsi-sam", "wsi-heads", "hq-decoder"), named, section)
@@ -139,6 +143,102 @@ def wsi_sam_plan(settings: ModelSettings, *, section: str = "segment") -> Weight
             fix=f"Set {section}.weights_low to its file",
         )
     return _plan_of(found)
+
+
+def lora_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
+    """The files behind ``model: lora-sam``: what training wrote, and the backbone it names.
+
+    Raises:
+        WorkflowError: no weights, two files of them, or an unknown backbone.
+        WeightsError: a file is missing or of another kind, or was trained on another backbone.
+    """
+    if settings.weights_low is not None:
+        raise WorkflowError("model lora-sam is one file", where=f"{section}.weights_low", fix="Remove the key")
+    named = _named_backbone(settings, section)
+    if settings.weights is None:
+        raise WorkflowError(
+            "lora-sam has no weights of its own until it is trained",
+            where=f"{section}.weights",
+            fix="Set it to the lora-sam.safetensors that `wsi-pipeline train lora-sam` wrote",
+        )
+    path = locate(settings.weights)
+    trained_on = lora_sam_facts(path).backbone
+    backbone = BACKBONES.get(trained_on)
+    if backbone is None:
+        raise WeightsError(f"was trained on {trained_on}, which is not known here", where=path, fix="Train it again")
+    if named not in (None, backbone):
+        raise WeightsError(f"was trained on {trained_on}", where=path, fix=f"Set {section}.backbone to it")
+    return WeightPlan(backbone, {"sam": locate(backbone.weights), "lora-sam": path})
+
+
+def lora_sam_facts(path: Path) -> Facts:
+    """What a file of a trained LoRA-SAM says of itself.
+
+    Raises:
+        WeightsError: it is unreadable or of another kind.
+    """
+    from wsi_pipeline.models.lora_sam.file import read_facts
+
+    return read_facts(path)
+
+
+def domain_plan(weights: str) -> WeightPlan:
+    """The files of a domain decoder: its own and that of the backbone it names.
+
+    Raises:
+        WeightsError: a file is missing, unreadable or of another kind.
+    """
+    path = locate(weights)
+    backbone = BACKBONES.get(domain_facts(path).backbone)
+    if backbone is None:
+        raise WeightsError("was trained on a backbone that is not known here", where=path, fix="Train it again")
+    return WeightPlan(backbone, {"sam": locate(backbone.weights), "domain-decoder": path})
+
+
+def domain_segment_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
+    """The files behind ``model: domain-decoder``.
+
+    Raises:
+        WorkflowError: no weights were given, or two, or another backbone than theirs.
+        WeightsError: as ``domain_plan``.
+    """
+    if settings.weights is None or settings.weights_low is not None:
+        fix = f"Set {section}.weights alone, to the file that `wsi-pipeline train domain-decoder` wrote"
+        raise WorkflowError("the domain decoder is one trained file", where=f"{section}.weights", fix=fix)
+    plan = domain_plan(settings.weights)
+    if settings.backbone not in (None, plan.backbone.name):
+        raise WorkflowError(
+            f"the decoder was trained on {plan.backbone.name}", where=f"{section}.backbone", fix="Remove the key"
+        )
+    return plan
+
+
+def domain_facts(path: Path) -> DecoderFacts:
+    """What a file of a domain decoder says of itself.
+
+    Raises:
+        WeightsError: it is unreadable or of another kind.
+    """
+    from wsi_pipeline.models.checkpoints import expect
+    from wsi_pipeline.models.domain_decoder import KIND, read_facts
+
+    fix = "Set prompts.weights to a file that `wsi-pipeline train domain-decoder` wrote"
+    expect(describe(path), (KIND,), None, where=path, fix=fix)
+    return read_facts(path)
+
+
+def target_number(prompts: DomainDecoderPrompts, classes: Sequence[str]) -> int:
+    """Which of a decoder's classes is looked for.
+
+    Raises:
+        WorkflowError: none of them.
+    """
+    if prompts.target is None:
+        return 0
+    if prompts.target not in classes:
+        fix = f"Use one of {', '.join(classes)}"
+        raise WorkflowError(f"the decoder does not know {prompts.target}", where="prompts.target", fix=fix)
+    return classes.index(prompts.target)
 
 
 def describe(path: Path) -> Contents:
@@ -173,7 +273,7 @@ def _find(weights: str, kinds: tuple[str, ...], named: Backbone | None, section:
     path = locate(weights)
     contents = describe(path)
     known = variant_of(weights)
-    if not contents.variants and known is not None:
+    if known is not None and known in (contents.variants or (known,)):
         contents = replace(contents, variants=(known,))
     fix = f"Set {section}.model and {section}.backbone to fit the file, or give the file that fits them"
     expect(contents, kinds, named.variant if named else None, where=path, fix=fix)
@@ -198,7 +298,7 @@ def _one_decoder_plan(model: str, kinds: tuple[str, ...], settings: ModelSetting
         raise WorkflowError(f"model {model} has one decoder", where=f"{section}.weights_low", fix="Remove the key")
     named = _named_backbone(settings, section)
     if settings.weights is None:
-        return _default_plan(named)
+        return _default_plan(model, named)
     return _plan_of(_find(settings.weights, kinds, named, section))
 
 
@@ -215,9 +315,13 @@ def _two_decoders(weights: str, weights_low: str, named: Backbone | None, sectio
     return WeightPlan(backbone, {"sam": locate(backbone.weights), "high": high, "low": low})
 
 
-def _default_plan(named: Backbone | None) -> WeightPlan:
+def _default_plan(model: str, named: Backbone | None) -> WeightPlan:
+    """The head that ships for the backbone; without one, the backbone alone."""
     backbone = named or BACKBONES[DEFAULT_BACKBONE]
-    return WeightPlan(backbone, {"sam": locate(backbone.weights)})
+    shipped = shipped_head(model, backbone.variant)
+    if shipped is None:
+        return WeightPlan(backbone, {"sam": locate(backbone.weights)})
+    return _plan_of(_Found(locate(shipped.name), shipped.kind, backbone))
 
 
 def _named_backbone(settings: ModelSettings, section: str) -> Backbone | None:

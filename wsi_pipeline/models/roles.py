@@ -1,4 +1,4 @@
-"""What a model can be asked, as four Protocols; every published system plays at least one of them.
+"""What a model can be asked, as five Protocols; every published system plays at least one of them.
 
 Images come as uint8 RGB arrays exactly as read from the slide; normalising, padding and moving to a device
 is the model's business. Prompt coordinates are px of the high patch, integers at pixel corners.
@@ -107,6 +107,52 @@ class Segmenter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Instances:
+    """N objects that a model found on one pair by itself.
+
+    Attributes:
+        masks: of the objects; where the model predicts no IoU, ``masks.iou`` is the score once more.
+        boxes: (N, 4) float32 ``x0, y0, x1, y1`` in high-patch px: where it saw each object, and where its mask belongs.
+        scores: (N,) float32 in [0, 1].
+        classes: (N,) int64, class n is ``class_names[n - 1]`` of the model; 0 for objects without a class.
+    """
+
+    masks: MaskBatch
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@runtime_checkable
+class InstanceSegmenter(Protocol):
+    """Which objects, and which pixels of each? It needs no prompts."""
+
+    input_size: int
+    """S: side in px of the square patches it takes."""
+    uses_low_patch: bool
+    class_names: tuple[str, ...]
+    """Classes it tells apart; empty where it does not name what it finds."""
+
+    def find(self, pairs: PairImages, *, mpp: float, min_score: float, max_objects: int) -> list[list[Instances]]:
+        """Find and draw the objects of B pairs.
+
+        Args:
+            pairs: the images.
+            mpp: µm per px of the high patches.
+            min_score: objects need this score.
+            max_objects: the most objects of a pair.
+
+        Returns:
+            For each pair its objects in groups whose windows are of one size, so that a single large object does not
+            make the windows of a thousand small ones large.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Detections:
     """What a prompter found worth asking about in one pair.
 
@@ -124,6 +170,10 @@ class Detections:
 @runtime_checkable
 class Prompter(Protocol):
     """What is worth asking here?"""
+
+    input_size: int | None
+    """Side in px of the square patches it takes; None for any."""
+    uses_low_patch: bool
 
     def detect(self, pairs: PairImages, *, mpp: float) -> list[Detections]:
         """Find candidate objects in B pairs; ``mpp`` is µm per px of the high patches."""

@@ -195,14 +195,14 @@ class BatchedSegmenter(ABC):
         else:
             windows = Windows.around(prompts.boxes, margin, self.input_size)
         answers = self.n_guesses if guesses else 1
-        canvas = _Canvas(windows.repeated(answers), self.input_size)
+        canvas = Canvas(windows.repeated(answers), self.input_size)
         memo: dict[str, Any] = {}
         # a mask changes the image's tokens, so such a prompt has an image of its own
         chunk, images = self._decode_batch if prompts.masks is None else 1, self._images_per_call
         for call in plan_calls(prompts.image_index, windows.side, chunk, images):
             tensors = PromptTensors.of(prompts, call.rows, self.device)
             index = torch.from_numpy(call.images).to(self.device)
-            cells = self._cells(windows, call.rows)
+            cells = cells_to_draw(windows, call.rows, self.device)
             logits, iou = self._answer(embedding, DecoderCall(index, tensors, cells, guesses, memo))
             rows = answers * call.rows.reshape(-1, 1) + np.arange(answers)
             canvas.put(rows.ravel(), logits.flatten(0, 2), iou.flatten())
@@ -241,19 +241,25 @@ class BatchedSegmenter(ABC):
             fix = f"Use {known} prompts, or another model"
             raise PromptError(f"the model was not trained for {unknown} prompts", where=self.variant.name, fix=fix)
 
-    def _cells(self, windows: Windows, rows: np.ndarray) -> CellWindows | None:
-        """The cells to draw for prompts ``rows`` (b, P), whose windows are of one side."""
-        drawn = windows.drawn()
-        side = int(drawn.side[rows.flat[0]])
-        if side == CELLS:
-            return None
-        first = torch.from_numpy(drawn.start[rows]).to(self.device)
-        cells = torch.arange(side, device=self.device)
-        return CellWindows(rows=first[..., 1:] + cells, columns=first[..., :1] + cells)
+
+def cells_to_draw(windows: Windows, rows: np.ndarray, device: torch.device) -> CellWindows | None:
+    """The cells to draw for prompts ``rows`` (b, P), whose windows are of one side; None for all."""
+    drawn = windows.drawn()
+    side = int(drawn.side[rows.flat[0]])
+    if side == CELLS:
+        return None
+    first = torch.from_numpy(drawn.start[rows]).to(device)
+    cells = torch.arange(side, device=device)
+    return CellWindows(rows=first[..., 1:] + cells, columns=first[..., :1] + cells)
 
 
-class _Canvas:
-    """Collects the masks of N prompts."""
+class Canvas:
+    """Collects the masks of N prompts.
+
+    Args:
+        windows: one for each.
+        size: side of the patch, px.
+    """
 
     def __init__(self, windows: Windows, size: int) -> None:
         self._windows, self._drawn = windows, windows.drawn()

@@ -25,11 +25,13 @@ from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models.download import Progress, download, hash_file
 
 STORE_VARIABLE = "WSI_PIPELINE_WEIGHTS"
+SHIPPED = Path(__file__).parents[1] / "weights"
+"""Folder of the weights that come with this package, each with its card beside it."""
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 """What a weight file may be called; everything else is a path."""
 
 Variant = Literal["lite_medsam", "vit_t", "vit_b", "vit_l", "vit_h"]
-Kind = Literal["sam", "hq-sam", "pa-sam", "wsi-sam", "wsi-heads", "hq-decoder", "pa-decoder"]
+Kind = Literal["sam", "hq-sam", "pa-sam", "wsi-sam", "wsi-heads", "hq-decoder", "pa-decoder", "domain-decoder"]
 
 
 class WeightFile(BaseModel):
@@ -39,12 +41,11 @@ class WeightFile(BaseModel):
         name: how workflows and commands call it.
         system: the published system it belongs to.
         variant: image encoder it holds or fits.
-        kind: a whole SAM, HQ-SAM, PA-SAM or WSI-SAM, a pair of WSI-SAM decoders, or one decoder of HQ-SAM (WSI-SAM's
-            are of the same kind) or PA-SAM.
-        where: embedded in an installed package, download, by path, or built at load time.
+        kind: a whole SAM, HQ-SAM, PA-SAM or WSI-SAM, a pair of WSI-SAM decoders, one decoder of HQ-SAM (WSI-SAM's
+            are of the same kind) or PA-SAM, or a domain decoder.
+        where: shipped with this package, embedded in another installed one, download, or by path.
         url: address for ``download``.
         package: distribution that carries an ``embedded`` file.
-        built_from: the catalogue name a ``built`` one is made of.
         size: bytes, where known.
         sha256: hex digest, where known.
         status: one line on what it can do.
@@ -56,11 +57,10 @@ class WeightFile(BaseModel):
     system: str
     variant: Variant
     kind: Kind
-    where: Literal["embedded", "download", "by-path", "built"]
+    where: Literal["shipped", "embedded", "download", "by-path"]
     file: str
     url: str | None = None
     package: str | None = None
-    built_from: str | None = None
     size: int | None = Field(None, gt=0)
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     licence: str
@@ -70,7 +70,7 @@ class WeightFile(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> WeightFile:
-        needed = {"embedded": self.package and self.sha256, "download": self.url, "built": self.built_from}
+        needed = {"shipped": self.sha256, "embedded": self.package and self.sha256, "download": self.url}
         if not needed.get(self.where, True):
             raise ValueError(f"{self.name}: an entry with `where: {self.where}` lacks a field")
         return self
@@ -118,6 +118,12 @@ def find_entry(name: str) -> WeightFile:
         return catalogue()[name]
     except KeyError:
         raise _unknown(name) from None
+
+
+def shipped_head(system: str, variant: Variant | str) -> WeightFile | None:
+    """What ships of a system for an image encoder; None for nothing."""
+    found = (entry for entry in catalogue().values() if entry.where == "shipped" and entry.system == system)
+    return next((entry for entry in found if entry.variant == variant), None)
 
 
 def store_folder() -> Path:
@@ -190,8 +196,9 @@ def locate(name_or_path: str | Path) -> Path:
 def present(name: str) -> Path | None:
     """The file of a known name if it is on this machine, unchecked; else None."""
     entry = catalogue().get(name)
-    if entry is not None and entry.where == "built":
-        return present(str(entry.built_from))
+    if entry is not None and entry.where == "shipped":
+        path = SHIPPED / entry.file
+        return path if path.is_file() else None
     if entry is not None and entry.where == "embedded":
         return _packaged(entry)
     candidates = [store_folder() / f"{name}.safetensors"]
@@ -262,8 +269,6 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def _locate_named(name: str) -> Path:
     entry = catalogue().get(name)
-    if entry is not None and entry.where == "built":
-        return _locate_named(str(entry.built_from))
     path = present(name)
     if path is None:
         raise _absent(name, entry)
@@ -281,8 +286,6 @@ def _expected(name: str, path: Path) -> str | None:
     if description is not None and path.name == f"{name}.safetensors":
         return _read_stored(description).sha256
     entry = catalogue().get(name)
-    if entry is not None and entry.where == "built":
-        entry = catalogue()[str(entry.built_from)]
     return entry.sha256 if entry is not None else None
 
 
@@ -318,6 +321,9 @@ def _read_stored(path: Path) -> StoredFile:
 def _absent(name: str, entry: WeightFile | None) -> WeightsError:
     if entry is None:
         return WeightsError("the imported file is gone", where=name, fix="Import it again")
+    if entry.where == "shipped":
+        fix = "Run `pip install --force-reinstall wsi-pipeline`"
+        return WeightsError(f"the data file {entry.file} of this package is missing", where=name, fix=fix)
     if entry.where == "embedded":
         return WeightsError(
             f"the data file {entry.file} of the package {entry.package} is missing",

@@ -21,6 +21,9 @@ class PointGrid:
     Its detections are points without an extent: ``boxes`` is all NaN and ``scores`` is all 1.
     """
 
+    input_size: int | None = None
+    uses_low_patch = False
+
     def __init__(self, settings: GridPrompts) -> None:
         self.settings = settings
 

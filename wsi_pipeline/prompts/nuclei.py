@@ -72,6 +72,9 @@ class NucleusDetector:
         parameters: the tuned constants.
     """
 
+    input_size: int | None = None
+    uses_low_patch = False
+
     def __init__(self, settings: NucleusDetectorPrompts, parameters: NucleusParameters | None = None) -> None:
         self.settings = settings
         self.parameters = parameters or NucleusParameters()

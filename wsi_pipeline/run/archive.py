@@ -68,7 +68,7 @@ def run_archive(
     Raises:
         WsiPipelineError: nothing could be started (no slides, unusable output folder, unknown model, …).
     """
-    from wsi_pipeline.models.registry import check_models, weights_of
+    from wsi_pipeline.models.registry import check_models, prompter_weights, weights_of
     from wsi_pipeline.slides.slide import find_slides
 
     paths = [Path(os.path.abspath(path)) for path in find_slides(slides)]
@@ -83,6 +83,7 @@ def run_archive(
     for stage, settings in (("segment", workflow.segment), ("refine", workflow.refine)):
         if settings is not None:
             weights += [{"stage": stage} | facts for facts in weights_of(settings)]
+    weights += [{"stage": "prompts"} | facts for facts in prompter_weights(workflow.prompts)]
     prompt_files = _prompt_files(paths, workflow, options)
     ledger = _open_output(options.output, workflow, overwrite=options.overwrite)
     reporter = reporter or reporter_for()

@@ -18,6 +18,7 @@ from wsi_pipeline.run.tissue_only import Survey, survey
 from wsi_pipeline.run.walk import Walk
 from wsi_pipeline.stitching.ids import first_ids
 from wsi_pipeline.tiling.plan import TilePlan
+from wsi_pipeline.workflow import SegmentModelPrompts, Workflow
 
 
 def run(walk: Walk) -> int:
@@ -26,8 +27,7 @@ def run(walk: Walk) -> int:
 
     workflow = walk.context.workflow
     grid = slide_handle(walk.info.path, walk.task.mpp).working_grid(workflow.mpp)
-    class_name = workflow.prompts.class_name if workflow.prompts else None
-    job = walk.job(grid, (None, class_name) if class_name else (None,))
+    job = walk.job(grid, (None, *_class_names(workflow)))
     plan, annotations = _plan(walk, job)
     save_plan(plan, job.plan_file)
     found = walk.stage("segment", tasks.segment_tiles, ((n, (job, n)) for n in range(plan.n_batches)), plan.n_batches)
@@ -38,6 +38,16 @@ def run(walk: Walk) -> int:
     write_levels(walk, job)
     numbers = _vectorize(walk, job)
     return export(walk, job, [job.row_file(number) for number in numbers], annotations).rows
+
+
+def _class_names(workflow: Workflow) -> tuple[str, ...]:
+    """Classes of the results, from class 1 on."""
+    from wsi_pipeline.models.registry import class_names
+
+    prompts, segment = workflow.prompts, workflow.segment
+    if prompts is not None and prompts.class_name:
+        return (prompts.class_name,)
+    return class_names(segment) if isinstance(prompts, SegmentModelPrompts) and segment else ()
 
 
 def _plan(walk: Walk, job: SlideJob) -> tuple[TilePlan, pa.Table | None]:

@@ -14,10 +14,11 @@ import shapely
 from wsi_pipeline.errors import PromptError
 from wsi_pipeline.export.table import object_table
 from wsi_pipeline.geometry import PixelGrid
-from wsi_pipeline.models.roles import Detections, PairImages
+from wsi_pipeline.models.roles import Detections
 from wsi_pipeline.prompts.prompt import Prompt, PromptSet
 from wsi_pipeline.prompts.sources import build_prompter
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
+from wsi_pipeline.tiling.read import read_pairs
 from wsi_pipeline.tissue.detect import find_tissue
 from wsi_pipeline.workflow import QuPathPrompts, TissueBoxPrompts, Workflow
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.slides.slide import Slide
 
 TILE = 1024
-"""Side of the tiles a prompter is shown here, px of the working grid."""
+"""Side of the tiles that a prompter which takes any is shown here, px of the working grid."""
 
 _NAMESPACE = uuid.UUID("0c0f9f0e-5d0f-4be1-9f3b-6f0a0c7d4f52")
 
@@ -57,14 +58,15 @@ def preview_prompts(slide: Slide, workflow: Workflow, file: Path | None) -> Prom
 
         return tissue_box_prompts(tissue, settings)
     grid = slide.working_grid(workflow.mpp)
-    overlap = min(TILE // 2, round(workflow.tiling.overlap.px(grid.mpp)))
-    keep = tissue.keep_tiles(grid, TILE, overlap, workflow.tiling.min_tissue)
-    plan = TilePlan(grid, TILE, overlap, keep, block=1)
     prompter = build_prompter(settings)
+    size = prompter.input_size or TILE
+    overlap = min(size // 2, round(workflow.tiling.overlap.px(grid.mpp)))
+    keep = tissue.keep_tiles(grid, size, overlap, workflow.tiling.min_tissue)
+    plan = TilePlan(grid, size, overlap, keep, block=1)
     found: list[Prompt] = []
     for tile in plan.tiles():
         pair = PatchPair.of_tile(tile, grid, workflow.tiling.context_factor)
-        images = PairImages(slide.read_grid(pair.high, (TILE, TILE))[None])
+        images = read_pairs(slide, [pair], low=prompter.uses_low_patch)
         found += _owned(prompter.detect(images, mpp=grid.mpp)[0], tile, grid, settings.class_name)
     return PromptSet(found, warnings=list(tissue.warnings))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from wsi_pipeline.arrays import save_arrays
 from wsi_pipeline.run.job import SlideJob, assembly_of, first_of, objects_of, plan_of, pyramid_of
-from wsi_pipeline.run.worker_models import ModelClock, model_clock, refiner_of, segmenter_of
+from wsi_pipeline.run.worker_models import ModelClock, model_clock, prompter_of, refiner_of, segmenter_of
 from wsi_pipeline.segment.objects import KEPT_COARSE, REFINED, ObjectBatch
 from wsi_pipeline.stitching.ids import object_ids
 from wsi_pipeline.workflow import QuPathPrompts
@@ -28,17 +28,18 @@ FACTS = ("iou", "stability", "detection", "class_id", "tile", "refined")
 
 def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
     """Pass 1 of a dense run: the objects of one batch of tiles."""
-    from wsi_pipeline.prompts.sources import build_prompter
     from wsi_pipeline.segment.dense import read_batch, segment_batch
 
     path = job.batch_file(number)
     if path.exists():
         return _batch_facts(ObjectBatch.load(path, logits=False)) | {"reused": True}
     segmenter, refine, plan, slide = segmenter_of(job), refiner_of(job), plan_of(job), job.open()
+    prompter = prompter_of(job)
     if segmenter is None:
         raise ValueError(f"workflow {job.workflow.name} has no segment section")
     started = time.perf_counter()
-    low = segmenter.uses_low_patch or (refine is not None and refine.refiner.uses_low_patch)
+    looking: list[Any] = [segmenter, *([prompter] if prompter else []), *([refine.refiner] if refine else [])]
+    low = any(one.uses_low_patch for one in looking)
     images = read_batch(slide, plan, number, low=low, context_factor=job.workflow.tiling.context_factor)
     read = time.perf_counter()
     with model_clock() as clock:
@@ -47,7 +48,7 @@ def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
             plan,
             number,
             segmenter,
-            build_prompter(job.workflow.prompts),
+            prompter,
             job.workflow,
             class_id=min(1, len(job.classes) - 1),
             refine=refine,

@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.run.job import SlideJob
 from wsi_pipeline.segment.refine import RefineStage
-from wsi_pipeline.workflow import ModelSettings, Workflow
+from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings, PromptSettings, SegmentModelPrompts, Workflow
+
+if TYPE_CHECKING:
+    from wsi_pipeline.models.roles import Prompter
 
 
 @dataclass
@@ -44,7 +48,7 @@ def model_clock() -> Iterator[ModelClock]:
     _local.clock = ModelClock()
 
 
-_CALLS = frozenset({"encode", "decode", "refine"})
+_CALLS = frozenset({"encode", "decode", "refine", "detect", "find"})
 
 
 @dataclass
@@ -98,6 +102,29 @@ def shared_model(settings: ModelSettings, dtype: str) -> SharedModel:
         return _build(settings, dtype)
 
 
+@lru_cache(maxsize=2)
+def _build_prompter(settings: DomainDecoderPrompts, device: str, dtype: str) -> SharedModel:
+    from wsi_pipeline.prompts.sources import build_prompter
+
+    return SharedModel(build_prompter(settings, device=device, dtype=dtype))
+
+
+def prompter_of(job: SlideJob) -> Prompter | None:
+    """A job's prompter, unless its segment model needs none; one with a network is this process's, as models are."""
+    from wsi_pipeline.prompts.sources import build_prompter
+
+    prompts, segment = job.workflow.prompts, job.workflow.segment
+    if isinstance(prompts, SegmentModelPrompts):
+        return None
+    if not isinstance(prompts, DomainDecoderPrompts) or segment is None:
+        return build_prompter(prompts)
+    with _building:
+        shared = _build_prompter(prompts, segment.device, job.dtypes["segment"])
+    shared.model.encoder.keep_in(job.embeddings)
+    prompter: Any = shared
+    return prompter
+
+
 def _model_of(job: SlideJob, settings: ModelSettings, stage: str) -> SharedModel:
     """The model of a stage, whose encoder keeps its embeddings where the job wants them."""
     model = shared_model(settings, job.dtypes[stage])
@@ -139,4 +166,20 @@ def prepare_models(workflow: Workflow, dtypes: dict[str, str]) -> dict[str, Any]
                 choice = choose_precision(settings)
                 chosen[stage], reasons[stage] = choice.dtype, choice.reason
         sizes.append(shared_model(settings, chosen[stage]).input_size)
+    _check_patches(workflow.prompts, sizes[0])
     return {"dtypes": chosen, "reasons": reasons, "input_size": sizes[0]}
+
+
+def _check_patches(prompts: PromptSettings | None, size: int) -> None:
+    """Refuse a prompter that cannot look at the patches of ``size`` px that the first stage takes."""
+    if not isinstance(prompts, DomainDecoderPrompts):
+        return
+    from wsi_pipeline.models.resolve import domain_plan
+
+    backbone = domain_plan(prompts.weights).backbone
+    if backbone.input_size != size:
+        raise WorkflowError(
+            f"the decoder takes patches of {backbone.input_size} px, the model patches of {size} px",
+            where="prompts.weights",
+            fix=f"Give a decoder trained on the segmenter's backbone, or set segment.backbone to {backbone.name}",
+        )

@@ -130,6 +130,15 @@ def by_position(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda one: (one.box[1], one.box[0], one.box[3], one.box[2]))
 
 
+OnTiles = list[tuple[int, list[Candidate]]]
+"""Rows of a batch's tiles, ascending, and the objects on each."""
+
+
+def best_on_tile(candidates: list[Candidate], scores: np.ndarray, max_iou: float) -> list[Candidate]:
+    """The candidates of one tile that no better one covers, by position; arguments as of ``distinct``."""
+    return by_position(distinct(candidates, scores, max_iou=max_iou))
+
+
 def paint_logits(canvas: np.ndarray, candidate: Candidate) -> None:
     """Raise the int8 logits of a patch (S, S) to those of an object wherever the object's are higher."""
     size = canvas.shape[0]

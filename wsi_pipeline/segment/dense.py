@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from wsi_pipeline.errors import PromptError
 from wsi_pipeline.geometry import PixelGrid
-from wsi_pipeline.models.roles import PairImages, PromptBatch, Prompter, Segmenter
+from wsi_pipeline.models.roles import InstanceSegmenter, PairImages, PromptBatch, Prompter, Segmenter
 from wsi_pipeline.segment import components, decoding
 from wsi_pipeline.segment.automatic import MaskFinder, find_on_tiles
-from wsi_pipeline.segment.candidates import Candidate, accept, by_position, distinct, paint_logits
+from wsi_pipeline.segment.candidates import Candidate, OnTiles, accept, best_on_tile, paint_logits
 from wsi_pipeline.segment.decoding import decode_in_calls, select, take, window_bounds, window_sides
 from wsi_pipeline.segment.found import FoundObject, collect
+from wsi_pipeline.segment.instances import InstanceFinder
 from wsi_pipeline.segment.memory import in_halves
 from wsi_pipeline.segment.objects import (
     SEAM_BOTTOM,
@@ -30,7 +31,7 @@ from wsi_pipeline.segment.refine import RefineStage, encode_again, refine_candid
 from wsi_pipeline.segment.tile_extent import TileExtent
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 from wsi_pipeline.tiling.read import GridReader, read_pairs
-from wsi_pipeline.workflow import GridPrompts, SegmentSettings, Workflow
+from wsi_pipeline.workflow import GridPrompts, SegmentModelPrompts, SegmentSettings, Workflow
 
 BLANK_RANGE = 8
 """A patch whose channels vary by no more than this many grey values shows nothing: JPEG noise of plain glass."""
@@ -38,10 +39,6 @@ BLANK_RANGE = 8
 SLACK = 0.25
 """Prompts this share of the overlap beyond the core are asked too: two detectors' boxes of one object on a seam differ
 by less, so the object is found on at least one side, and asking farther out costs decodes that the neighbour makes."""
-
-
-OnTiles = list[tuple[int, list[Candidate]]]
-"""Rows of a batch's tiles, ascending, and the objects on each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +71,8 @@ def segment_batch(
     slide: GridReader,
     plan: TilePlan,
     number: int,
-    segmenter: Segmenter,
-    prompter: Prompter,
+    segmenter: Segmenter | InstanceSegmenter,
+    prompter: Prompter | None,
     workflow: Workflow,
     class_id: int,
     *,
@@ -89,9 +86,10 @@ def segment_batch(
         plan: the tiles; their side is the segmenter's input size.
         number: which batch.
         segmenter: draws the masks.
-        prompter: finds what to ask about; a grid needs none and leaves it alone.
+        prompter: finds what to ask about; a grid, and a segmenter that finds objects by itself, leave it alone.
         workflow: its ``segment`` and ``tiling`` sections count here.
-        class_id: class of every object, 0 for none.
+        class_id: class of every object, 0 for none; where the segmenter names what it finds by itself, and the workflow
+            does not, its classes count instead.
         refine: draws them again.
         images: the batch's pixels where they were read ahead (``read_batch``).
 
@@ -111,20 +109,55 @@ def segment_batch(
     canvas = np.full((len(tiles), plan.size, plan.size), background, np.int8)
     objects: list[FoundObject] = []
     extents = [TileExtent.of_tile(tile, plan, slack=SLACK * plan.overlap) for tile in tiles]
-    found: Iterable[tuple[int, list[Candidate]]] = []
-    scores = np.ones(1)
-    if isinstance(workflow.prompts, GridPrompts):
-        finder = MaskFinder(segmenter, workflow.prompts, workflow.segment.nms_iou)
-        found = find_on_tiles(finder, slide, images, extents, refine)
-    elif len(questions := _find_questions(prompter, images, extents)):
-        again = None if refine is None else partial(_refined, refine, slide, images, extents)
-        found = _answer_all(segmenter, images, questions, extents, workflow.segment, again)
-        scores = questions.scores
-    for row, kept in found:
+    found = _find(slide, images, extents, segmenter, prompter, workflow, refine)
+    own = isinstance(workflow.prompts, SegmentModelPrompts) and workflow.prompts.class_name is None
+    for row, kept in found.on_tiles:
         for candidate in kept:
             paint_logits(canvas[row], candidate)
-        objects += [_on_grid(one, tiles[row], plan.grid, class_id, scores) for one in kept]
+            of_class = int(found.classes[candidate.row]) if own else class_id
+            objects.append(_on_grid(candidate, tiles[row], plan.grid, of_class, found.scores))
     return collect(objects, canvas, np.array([(tile.x, tile.y) for tile in tiles]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Objects of a batch.
+
+    Attributes:
+        on_tiles: as of ``OnTiles``.
+        scores, classes: the detection score of what the objects' ``row`` counts, and its class where it has one.
+    """
+
+    on_tiles: Iterable[tuple[int, list[Candidate]]]
+    scores: np.ndarray
+    classes: np.ndarray
+
+
+def _find(
+    slide: GridReader,
+    images: PairImages,
+    extents: Sequence[TileExtent],
+    segmenter: Segmenter | InstanceSegmenter,
+    prompter: Prompter | None,
+    workflow: Workflow,
+    refine: RefineStage | None,
+) -> _Found:
+    """The objects of all tiles, by the way that the prompts section names."""
+    settings, nothing = workflow.segment, np.zeros(0, np.int64)
+    assert settings is not None
+    again = None if refine is None else partial(_refined, refine, slide, images, extents)
+    if isinstance(workflow.prompts, SegmentModelPrompts):
+        finder = InstanceFinder(cast(InstanceSegmenter, segmenter), settings, workflow.prompts, again)
+        found = finder.find(images, np.flatnonzero(~is_blank(images.high)).tolist(), extents)
+        return _Found(found.on_tiles, found.scores, found.classes)
+    segmenter = cast(Segmenter, segmenter)
+    if isinstance(workflow.prompts, GridPrompts):
+        everything = MaskFinder(segmenter, workflow.prompts, settings.nms_iou)
+        return _Found(find_on_tiles(everything, slide, images, extents, refine), np.ones(1), nothing)
+    assert prompter is not None
+    questions = _find_questions(prompter, images, extents)
+    answered = _answer_all(segmenter, images, questions, extents, settings, again) if len(questions) else []
+    return _Found(answered, questions.scores, nothing)
 
 
 def is_blank(images: np.ndarray) -> np.ndarray:
@@ -142,7 +175,7 @@ def _find_questions(prompter: Prompter, images: PairImages, extents: Sequence[Ti
     found = [none]
     detections = prompter.detect(select(images, worth), mpp=extents[0].mpp) if len(worth) else []
     for row, here in zip(worth, detections, strict=True):
-        mine = _is_asked(here.boxes, here.points, extents[int(row)].asked)
+        mine = extents[int(row)].is_asked(_centres(here.boxes, here.points))
         count = int(np.count_nonzero(mine))
         found.append(Questions(np.full(count, row), here.boxes[mine], here.points[mine], here.scores[mine]))
     return Questions(
@@ -150,10 +183,9 @@ def _find_questions(prompter: Prompter, images: PairImages, extents: Sequence[Ti
     )
 
 
-def _is_asked(boxes: np.ndarray, points: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Which candidates' centres lie in the part of the tile that is asked about."""
-    centres = np.where(np.isnan(boxes[:, :1]), points, (boxes[:, :2] + boxes[:, 2:]) / 2)
-    return np.asarray(((centres >= asked[:2]) & (centres < asked[2:])).all(axis=1))
+def _centres(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(N, 2) centres of boxes (N, 4), and points (N, 2) where there is no box."""
+    return np.where(np.isnan(boxes[:, :1]), points, (boxes[:, :2] + boxes[:, 2:]) / 2)
 
 
 def _answer_all(
@@ -181,10 +213,12 @@ def _answer_all(
                 mine = np.flatnonzero(np.isin(questions.tile[rows], group))
                 for candidate in _decode(segmenter, embedding, rows[mine], take(prompts, mine), limits, settings):
                     candidates[int(questions.tile[candidate.row])].append(candidate)
-            objects += [(row, _best(found, questions.scores, settings)) for row, found in candidates.items()]
+            objects += [
+                (row, best_on_tile(found, questions.scores, settings.nms_iou)) for row, found in candidates.items()
+            ]
         if again is None:
             return objects
-        return [(row, _best(found, questions.scores, settings)) for row, found in again(objects, asked)]
+        return [(row, best_on_tile(found, questions.scores, settings.nms_iou)) for row, found in again(objects, asked)]
 
     return in_halves(answer, np.unique(questions.tile).tolist())
 
@@ -282,11 +316,6 @@ def _decode(
             )
         mine = rows[part]
         yield from accept(answers, seeds, mine, limits[mine], windows, settings, boxed=asked.boxes is not None)
-
-
-def _best(candidates: list[Candidate], scores: np.ndarray, settings: SegmentSettings) -> list[Candidate]:
-    """The candidates of one tile that no better one covers, by position."""
-    return by_position(distinct(candidates, scores, max_iou=settings.nms_iou))
 
 
 def _on_grid(candidate: Candidate, tile: Tile, grid: PixelGrid, class_id: int, scores: np.ndarray) -> FoundObject:

@@ -34,6 +34,10 @@ class TileExtent:
         asked = np.array(tile.core) - corner + slack * np.array([-1, -1, 1, 1])
         return cls(grid.to_level0.shifted(tile.x, tile.y), grid.mpp, limits, asked)
 
+    def is_asked(self, centres: np.ndarray) -> np.ndarray:
+        """Which objects with these centres (N, 2), tile px, lie in the part that is asked about; (N,) bool."""
+        return np.asarray(((centres >= self.asked[:2]) & (centres < self.asked[2:])).all(axis=1))
+
     def pair(self, size: int, context_factor: float) -> PatchPair:
         """The tile, of ``size`` px, as the high patch of a pair."""
         return PatchPair.of_patch(self.to_level0, size, context_factor)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.models.mask_decoder import CellWindows
 from wsi_pipeline.models.preprocess import to_tensor
 from wsi_pipeline.models.prompt_embedding import PromptTensors
+from wsi_pipeline.models.windows import CELLS, Windows
 from wsi_pipeline.training.data.samples import Picture, Sample
 
 Encode = Callable[[np.ndarray], EncoderOutput]
@@ -24,7 +26,7 @@ class View:
     Attributes:
         seen: what the encoder sees.
         targets: (B, P, S, S) float32, masks of P objects, 0 where nothing is known.
-        known: (B, 1, S, S) bool.
+        known: (B, 1, S, S) bool; of windows (B, P, s, s).
     """
 
     seen: EncoderOutput
@@ -34,6 +36,17 @@ class View:
     def map(self, change: Callable[[Tensor], Tensor]) -> View:
         """The same with another leading axis; ``change`` gets tensors (B, ...)."""
         return View(EncoderOutput(*map(change, self.seen)), change(self.targets), change(self.known))
+
+    def within(self, windows: CellWindows | None) -> View:
+        """Targets and what is known (B, P, s, s) in the prompts' windows; None for all of the patch."""
+        if windows is None:
+            return self
+        cell = self.targets.shape[-1] // CELLS
+        rows, columns = (_px_of(cells, cell) for cells in windows)
+        image = torch.arange(len(rows), device=rows.device)[:, None, None, None]
+        prompt = torch.arange(rows.shape[1], device=rows.device)[None, :, None, None]
+        px = rows[..., :, None], columns[..., None, :]
+        return replace(self, targets=self.targets[image, prompt, *px], known=self.known[image, 0 * prompt, *px])
 
     def separate(self) -> View:
         """As of ``Batch``."""
@@ -63,6 +76,24 @@ class Batch:
         """B * P pairs with one object each: a mask prompt changes the image's tokens, so each needs its own image."""
         low = None if self.low is None else self.low.separate()
         return Batch(self.high.separate(), low, self.pixels.repeat_interleave(self.high.targets.shape[1], dim=0))
+
+
+def windows_around(boxes: Tensor, margin: float, size: int) -> CellWindows:
+    """Windows of one side that hold boxes (B, P, 4) of a patch of ``size`` px, grown by ``margin`` of their size.
+
+    Unlike in use they have no halo: their outermost two px, far from the object, are as if the image ended there.
+    """
+    found = Windows.around(boxes.flatten(0, 1).cpu().numpy(), margin, size)
+    side = int(found.side.max())
+    start = np.clip(found.start - (side - found.side)[:, None] // 2, 0, CELLS - side)
+    first = torch.from_numpy(start).to(boxes.device).unflatten(0, boxes.shape[:2])
+    cells = torch.arange(side, device=boxes.device)
+    return CellWindows(rows=first[..., 1:] + cells, columns=first[..., :1] + cells)
+
+
+def _px_of(cells: Tensor, cell: int) -> Tensor:
+    """(B, P, h * cell) numbers of the px of cells (B, P, h)."""
+    return (cells[..., None] * cell + torch.arange(cell, device=cells.device)).flatten(-2)
 
 
 def separate_prompts(prompts: PromptTensors) -> PromptTensors:

@@ -52,7 +52,7 @@ class Head(ABC, Generic[P]):
         device: where.
 
     Attributes:
-        module: holds the parameters; the keys of its state dict are those of the file.
+        module: holds the parameters.
         trained: the parameters that are trained, by key.
         plan: the files it was made of.
     """
@@ -77,6 +77,10 @@ class Head(ABC, Generic[P]):
     @abstractmethod
     def scores(self, part: P) -> Tensor:
         """(2, N) Dice and boundary IoU of its N objects, at the patch's px."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the file holds, by key."""
+        return self.module.state_dict()
 
     def metadata(self) -> dict[str, str]:
         """What the file says besides its tensors."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from wsi_pipeline.models.builders import load_hq_sam, load_pa_sam, load_wsi_sam
 from wsi_pipeline.models.hq_decoder import HqMaskDecoder
 from wsi_pipeline.models.layers import EncoderOutput
-from wsi_pipeline.models.mask_decoder import Decoded
+from wsi_pipeline.models.mask_decoder import CellWindows, Decoded
 from wsi_pipeline.models.pa_sam.model import PaMasks, PaSam
 from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
 from wsi_pipeline.models.resolve import hq_sam_plan, pa_sam_plan, wsi_sam_plan
@@ -46,9 +46,10 @@ class _Branch(NamedTuple):
     def token(self) -> Tensor:
         return self.decoder.token_vector(self.decoded)
 
-    def draw(self, token: Tensor, *, alone: bool) -> Tensor:
-        """(B, P, 256, 256) logits, alone or with SAM's mask added."""
-        return self.decoder.draw(self.decoded, self.features, token, hq_token_only=alone)[0].squeeze(2)
+    def draw(self, token: Tensor, windows: CellWindows | None, *, alone: bool) -> Tensor:
+        """(B, P, 256, 256) logits, or fewer in windows, alone or with SAM's mask added."""
+        masks, _ = self.decoder.draw(self.decoded, self.features, token, windows=windows, hq_token_only=alone)
+        return masks.squeeze(2)
 
 
 class HqHead(PromptedHead):
@@ -64,14 +65,14 @@ class HqHead(PromptedHead):
 
     def loss(self, part: PromptedBatch) -> Tensor:
         logits = self._draw(part, alone=not self._recipe.with_sam_mask)
-        return sampled_loss(logits, part.batch.high, part.generator).total()
+        return sampled_loss(logits, part.batch.high.within(part.windows.high), part.generator).total()
 
     def answer(self, part: PromptedBatch) -> Tensor:
         return self._draw(part, alone=False)
 
     def _draw(self, part: PromptedBatch, *, alone: bool) -> Tensor:
         branch = _Branch.of(self.module, self.sam, part.batch.high.seen, part.asked.high)
-        return branch.draw(branch.token(), alone=alone)
+        return branch.draw(branch.token(), part.windows.high, alone=alone)
 
 
 class WsiHead(PromptedHead):
@@ -84,24 +85,30 @@ class WsiHead(PromptedHead):
     def _load(self, recipe: Recipe) -> None:
         self.plan = wsi_sam_plan(recipe.model, section="recipe")
         model = load_wsi_sam(self.plan)
+        if recipe.hq_head is not None:
+            settings = recipe.model.model_copy(update={"model": "hq-sam", "weights": recipe.hq_head})
+            plan = hq_sam_plan(settings, section="recipe")
+            model.high, model.low = (load_hq_sam(plan).mask_decoder for _ in range(2))
+            model.low.add_nothing()
+            self.plan = plan
         self.sam, self.module = model.sam, DualDecoder(model.high, model.low)
 
     def loss(self, part: PromptedBatch) -> Tensor:
         high, low = self._branches(part)
-        batch = part.batch
+        batch, windows = part.batch, part.windows
         assert batch.low is not None
         token, alone = high.token() + low.token(), not self._recipe.with_sam_mask
-        drawn_high, drawn_low = high.draw(token, alone=alone), low.draw(token, alone=alone)
+        near, far = batch.high.within(windows.high), batch.low.within(windows.low)
         return wsi_loss(
-            logits_where_known(drawn_high, batch.high),
-            logits_where_known(drawn_low, batch.low),
-            batch.high.targets,
-            batch.low.targets,
+            logits_where_known(high.draw(token, windows.high, alone=alone), near),
+            logits_where_known(low.draw(token, windows.low, alone=alone), far),
+            near.targets,
+            far.targets,
         ).total()
 
     def answer(self, part: PromptedBatch) -> Tensor:
         high, low = self._branches(part)
-        return high.draw(high.token() + low.token(), alone=False)
+        return high.draw(high.token() + low.token(), part.windows.high, alone=False)
 
     def _branches(self, part: PromptedBatch) -> tuple[_Branch, _Branch]:
         batch, asked = part.batch, part.asked
@@ -116,6 +123,7 @@ class PaHead(PromptedHead):
     """PA-SAM's decoder; of SAM's tensors it changes those that draw the mask."""
 
     kind = "pa-decoder"
+    windowed = False
     also_own = ("output_upscaling.", "output_hypernetworks_mlps.", "mask_tokens.")
     sam: PaSam
 
@@ -147,4 +155,17 @@ class PaHead(PromptedHead):
         return self.sam.segment(part.batch.high.seen.embedding, guide, part.asked.high, generator=generator)
 
 
-HEADS: dict[str, Callable[[Recipe, torch.device], Head[Any]]] = {"hq-sam": HqHead, "wsi-sam": WsiHead, "pa-sam": PaHead, "domain-decoder": DomainHead}
+def _lora_head(recipe: Recipe, device: torch.device) -> Head[Any]:
+    # it takes the library of adapters seconds to be imported
+    from wsi_pipeline.training.lora_head import LoraHead
+
+    return LoraHead(recipe, device)
+
+
+HEADS: dict[str, Callable[[Recipe, torch.device], Head[Any]]] = {
+    "hq-sam": HqHead,
+    "wsi-sam": WsiHead,
+    "pa-sam": PaHead,
+    "domain-decoder": DomainHead,
+    "lora-sam": _lora_head,
+}

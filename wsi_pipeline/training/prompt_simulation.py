@@ -1,9 +1,8 @@
 """Prompts as a user might give them, made up from ground-truth masks.
 
 HQ-SAM, PA-SAM and WSI-SAM train alike: every image is asked with its object's box, with points inside it, or with a
-spoilt mask of it, drawn at random. What differs stands in a ``PromptRecipe``. Coordinates are those of the published
-training: the numbers of px, so that a box of a single px has no extent (SAM's prompt encoder moves them to the px's
-centre).
+spoilt mask of it, drawn at random. What differs stands in a ``PromptRecipe``. Coordinates of the published training
+are the numbers of px, so that a box of a single px has no extent (SAM's prompt encoder moves them to the px's centre).
 
 Shapes: B images, P objects on each; targets (B, P, S, S) float in [0, 1], soft where a mask was resized.
 """
@@ -49,6 +48,7 @@ class PromptRecipe:
         pad_points: fill up with points of label -1 when a mask has fewer than K px. Otherwise as published: when a
             batch's masks do not all give the same number of points, none of its images is asked with points.
         weights_without_points: of the kinds in that case.
+        to_edges: boxes end at the far edges of the last px, as drawn ones do; published: at these px's numbers.
 
     Raises:
         ValueError: ``jitter`` is not within 0 and 1, so that boxes could turn inside out.
@@ -56,6 +56,7 @@ class PromptRecipe:
 
     weights: KindWeights
     weights_without_points: KindWeights
+    to_edges: bool = False
     jitter: float = 0.0
     points: int = 10
     mask_values: tuple[float, float] = (0.0, 255.0)
@@ -168,6 +169,8 @@ class PromptSimulator:
 
     def _boxes(self, targets: Tensor, generator: torch.Generator) -> Tensor:
         boxes = tight_boxes(targets > INSIDE)
+        if self.recipe.to_edges:
+            boxes[..., 2:] += 1
         draw = uniform(boxes.shape, generator, boxes.device)
         return jittered_boxes(boxes, draw, self.recipe.jitter, targets.shape[-1])
 

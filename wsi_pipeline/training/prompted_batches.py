@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from wsi_pipeline.models.mask_decoder import CellWindows
 from wsi_pipeline.models.prompt_embedding import PromptTensors
 from wsi_pipeline.models.resolve import BACKBONES
-from wsi_pipeline.training.batches import Batch, Encode, batch_of, objects_of, separate_prompts
+from wsi_pipeline.training.batches import Batch, Encode, batch_of, objects_of, separate_prompts, windows_around
 from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.samples import Sample
 from wsi_pipeline.training.epochs import chunks, spread
@@ -27,16 +28,25 @@ class Asked(NamedTuple):
     low: PromptTensors
 
 
+class PairWindows(NamedTuple):
+    """Where masks are drawn on both patches; None for everywhere."""
+
+    high: CellWindows | None = None
+    low: CellWindows | None = None
+
+
 class PromptedBatch(NamedTuple):
     """Pairs that are asked with one kind of prompt.
 
     Attributes:
+        windows: of each prompt.
         share: of its batch.
         generator: of what a loss draws.
     """
 
     batch: Batch
     asked: Asked
+    windows: PairWindows
     share: float
     generator: torch.Generator
 
@@ -50,13 +60,24 @@ class PromptedBatches:
         encode: gives the embeddings.
         device: where batches are wanted.
         pairs: whether low patches are wanted.
+        windowed: whether masks are wanted in windows around boxes only.
     """
 
-    def __init__(self, recipe: Recipe, source: Joined, encode: Encode, device: torch.device, *, pairs: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: Joined,
+        encode: Encode,
+        device: torch.device,
+        *,
+        pairs: bool = False,
+        windowed: bool = False,
+    ) -> None:
         self._recipe, self._source, self._encode, self._device, self._pairs = recipe, source, encode, device, pairs
+        self._margin = recipe.window_margin if windowed else None
         self._size = BACKBONES[recipe.backbone].input_size
         self._simulator = PromptSimulator(prompts_of(recipe))
-        self._steady = PromptSimulator(PromptRecipe(KindWeights(1, 0, 0), KindWeights(1, 0, 0)))
+        self._steady = PromptSimulator(PromptRecipe(KindWeights(1, 0, 0), KindWeights(1, 0, 0), to_edges=True))
 
     def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[PromptedBatch]:
         """What a batch of these samples is asked; nothing where none of them shows an object.
@@ -89,11 +110,15 @@ class PromptedBatches:
         for images, high, low in simulator.draw_pairs(targets, self._recipe.context_factor, generator):
             part, share = batch.map(itemgetter(images)), len(images) / len(targets)
             if high.masks is None:
-                yield PromptedBatch(part, Asked(high, low), share, generator)
+                yield PromptedBatch(part, Asked(high, low), self._windows(high, low), share, generator)
             else:
-                yield PromptedBatch(
-                    part.separate(), Asked(separate_prompts(high), separate_prompts(low)), share, generator
-                )
+                asked = Asked(separate_prompts(high), separate_prompts(low))
+                yield PromptedBatch(part.separate(), asked, PairWindows(), share, generator)
+
+    def _windows(self, high: PromptTensors, low: PromptTensors) -> PairWindows:
+        if self._margin is None or high.boxes is None or low.boxes is None:
+            return PairWindows()
+        return PairWindows(*(windows_around(boxes, self._margin, self._size) for boxes in (high.boxes, low.boxes)))
 
     def _with_objects(
         self, samples: Sequence[Sample], random: np.random.Generator
@@ -111,4 +136,4 @@ def prompts_of(recipe: Recipe) -> PromptRecipe:
     box, point, mask = (getattr(shares, kind) if kind in kinds else 0.0 for kind in ("box", "point", "mask"))
     weights = KindWeights(box, point, mask)
     # points are filled up, so that there always are some
-    return PromptRecipe(weights, weights, jitter=shares.jitter)
+    return PromptRecipe(weights, weights, to_edges=True, jitter=shares.jitter)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from wsi_pipeline.models.hq_decoder import HqMaskDecoder
 from wsi_pipeline.models.mask_decoder import MaskDecoder
 from wsi_pipeline.models.sam import Sam
-from wsi_pipeline.training.boundary import boundary_iou, mask_iou
+from wsi_pipeline.training.boundary import EVALUATION_WIDTH, boundary_iou, mask_iou
 from wsi_pipeline.training.features import FrozenFeatures
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.losses import INSIDE
@@ -29,9 +29,11 @@ class PromptedHead(Head[PromptedBatch]):
         sam: the backbone; its image encoder is not moved to the device.
         also_own: beginnings of SAM's keys that the published training changes, too.
         pairs: whether it looks at low patches.
+        windowed: whether it can draw masks in windows.
     """
 
     pairs: ClassVar[bool] = False
+    windowed: ClassVar[bool] = True
     also_own: ClassVar[tuple[str, ...]] = ()
 
     sam: Sam
@@ -57,19 +59,21 @@ class PromptedHead(Head[PromptedBatch]):
 
     @abstractmethod
     def answer(self, part: PromptedBatch) -> Tensor:
-        """(B, P, 256, 256) float32 logits on the high patches, as in use."""
+        """(B, P, 256, 256) float32 logits on the high patches, as in use, or fewer in the prompts' windows."""
 
     def batches(self, source: Joined, embeddings: Path) -> PromptedBatches:
         features = FrozenFeatures.of(self.sam, embeddings, self._device)
-        return PromptedBatches(self._recipe, source, features, self._device, pairs=self.pairs)
+        return PromptedBatches(self._recipe, source, features, self._device, pairs=self.pairs, windowed=self.windowed)
 
     def scores(self, part: PromptedBatch) -> Tensor:
-        view = part.batch.high
-        logits = self.answer(part)
-        large = F.interpolate(logits, view.targets.shape[-2:], mode="bilinear", align_corners=False)
+        view = part.batch.high.within(part.windows.high)
+        logits, side = self.answer(part), view.targets.shape[-1]
+        large = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
         predicted, target = (large > 0) & view.known, view.targets > INSIDE
         iou = mask_iou(predicted, target)
-        return torch.stack([2 * iou / (1 + iou), boundary_iou(predicted, target)]).flatten(1)
+        # boundaries are as wide as on the whole patch
+        width = EVALUATION_WIDTH * part.batch.high.targets.shape[-1] / side
+        return torch.stack([2 * iou / (1 + iou), boundary_iou(predicted, target, width)]).flatten(1)
 
     def begin(self, epoch: int) -> None:
         super().begin(epoch)

@@ -11,11 +11,12 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError
 
 from wsi_pipeline.errors import TrainingError
+from wsi_pipeline.models.lora_sam.settings import LoraSamParts
 from wsi_pipeline.models.resolve import BACKBONES
 from wsi_pipeline.settings import Section, describe, read_settings, set_key
 from wsi_pipeline.workflow import ModelSettings
 
-System = Literal["hq-sam", "pa-sam", "wsi-sam", "domain-decoder"]
+System = Literal["hq-sam", "pa-sam", "wsi-sam", "domain-decoder", "lora-sam"]
 SYSTEMS: tuple[str, ...] = get_args(System)
 
 
@@ -52,6 +53,9 @@ class Recipe(Section):
     system: System
     backbone: str = Field("lite-medsam", description="frozen")
     weights: str | None = Field(None, description="heads to start from; null starts from the backbone's own decoder")
+    hq_head: str | None = Field(
+        None, description="wsi-sam: an HQ-SAM head that both decoders start from; the low token adds nothing at first"
+    )
     trained: Literal["branch", "decoder"] = Field(
         "branch", description="the system's own tensors, as published, or the whole mask decoder"
     )
@@ -65,9 +69,14 @@ class Recipe(Section):
     epochs: int = Field(ge=1)
     patience: int = Field(5, ge=1, description="epochs without a better boundary IoU after which training ends")
     variants: int = Field(4, ge=1, description="augmented versions of each sample; each is encoded once")
-    classes: tuple[str, ...] = Field((), description="of objects to train on; samples of others are left out; empty: all")
+    classes: tuple[str, ...] = Field(
+        (), description="of objects to train on; samples of others are left out; empty: all"
+    )
     samples: int | None = Field(None, ge=1, description="train on so many samples only, drawn by the seed; null: all")
     low_patch: bool = Field(True, description="domain-decoder: look at the low patch, too")
+    lora: LoraSamParts = Field(LoraSamParts(), description="lora-sam: adapter, pyramid and heads")
+    mask_dice: float = Field(0.0, ge=0, description="lora-sam: weight of Dice beside the cross entropy of masks")
+    recompute: bool = Field(False, description="lora-sam: keep less of the encoder in memory and compute it twice")
     mpp: float | None = Field(
         None, gt=0, description="µm per px at which annotations over slides are read; null: the slide's finest"
     )
@@ -78,6 +87,11 @@ class Recipe(Section):
         0.0, ge=0, lt=1, description="share of the training groups that epochs are judged on; 0: the samples marked val"
     )
     judged_objects: int | None = Field(None, ge=1, description="of a sample that epochs are judged on; null: all")
+    window_margin: float | None = Field(
+        0.5,
+        ge=0,
+        description="hq-sam, wsi-sam: share of a box by which masks may reach beyond it; null: no limit",
+    )
     min_object: int = Field(16, ge=1, description="px of the patch; smaller objects are left out")
     batch: int = Field(1, ge=1, description="patches computed at once")
     accumulate: int = Field(4, ge=1, description="batches of one step of the optimiser")
@@ -88,12 +102,14 @@ class Recipe(Section):
 
     @property
     def model(self) -> ModelSettings:
-        """The model to start from."""
-        return ModelSettings(model=self.system, backbone=self.backbone, weights=self.weights, edges=self.edges)
+        """The model to start from; without weights, the plain backbone and not the head that ships for it."""
+        weights = self.weights or BACKBONES[self.backbone].weights
+        return ModelSettings(model=self.system, backbone=self.backbone, weights=weights, edges=self.edges)
 
     def what_counts(self) -> dict[str, Any]:
         """All that has to stay the same when a run goes on: how long it may last is not part of it."""
-        return self.model_dump(mode="json", exclude={"epochs", "patience", "save_as"})
+        of_others = set() if self.system == "lora-sam" else {"lora", "mask_dice"}
+        return self.model_dump(mode="json", exclude={"epochs", "patience", "save_as", "recompute"} | of_others)
 
 
 def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any] | None = None) -> Recipe:

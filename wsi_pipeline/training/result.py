@@ -39,7 +39,7 @@ def write_result(training: Training, data: Mapping[str, SampleSource], output: P
     put(head.trained, training.state.best)
     path = output / f"{training.recipe.system}.safetensors"
     with beside(path) as partial:
-        state = {name: _stored(value, training.recipe.save_as) for name, value in head.module.state_dict().items()}
+        state = {name: _stored(value, training.recipe.save_as) for name, value in head.tensors().items()}
         partial.write_bytes(save(state, metadata=head.metadata() or None))
     with beside(path.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(_card(training, data, path), indent=2) + "\n", encoding="utf-8")
@@ -52,17 +52,13 @@ def _stored(value: Tensor, precision: str) -> Tensor:
 
 
 def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> dict[str, Any]:
-    recipe, history = training.recipe, training.state.history
+    recipe = training.recipe
     return {
         "kind": training.head.kind,
         "file": path.name,
         "sha256": sha256_of(path),
         "segment": recipe.model.model_dump(include={"model", "backbone", "edges"}) | {"weights": path.name},
-        "metrics": {
-            "what": f"means over {training.source.judged_on or 'no'} samples of the means over their objects",
-            "before training": _metrics(history[0]),
-            "result": _metrics(best_row(history)),
-        },
+        "metrics": _metrics(training),
         "data": {name: _counts(source) for name, source in data.items()},
         "groups": {
             split: sorted({training.source.infos[number].group for number in training.source.numbers(split)})
@@ -76,8 +72,17 @@ def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> d
     }
 
 
-def _metrics(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row.get(name) for name in ("epoch", "dice", "boundary_iou")}
+def _metrics(training: Training) -> dict[str, Any] | None:
+    """What judged the epochs, and how it did; None where nothing did."""
+    split, history = training.source.judged_on, training.state.history
+    if split is None:
+        return None
+    scores = ("epoch", "dice", "boundary_iou")
+    return {
+        "what": f"means over {split} samples of the means over their objects",
+        "before training": {name: history[0][name] for name in scores},
+        "result": {name: best_row(history)[name] for name in scores},
+    }
 
 
 def _counts(source: SampleSource) -> list[dict[str, Any]]:

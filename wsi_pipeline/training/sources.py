@@ -60,7 +60,9 @@ class Joined:
                 found = ", ".join(sorted({info.split or "none" for info in self.infos}))
                 fix = f"Write {split} into the split column of whole groups" + _WITHOUT_VALIDATION[split]
                 what = f"annotated for {' or '.join(classes)} " if classes else ""
-                raise DatasetError(f"there are no samples {what}of the split {split} (found: {found})", where="data", fix=fix)
+                raise DatasetError(
+                    f"there are no samples {what}of the split {split} (found: {found})", where="data", fix=fix
+                )
 
     def __len__(self) -> int:
         return len(self._places)

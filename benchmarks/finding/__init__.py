@@ -1,0 +1,7 @@
+"""Automatic nuclei on annotated tiles: the classical detector against the domain decoder, alone and with segmenters.
+
+python -m benchmarks.finding --data tiles --decoder domain-decoder.safetensors --write docs/reference/finding-nuclei.md
+
+Whatever a way of finding leaves to choose is chosen on training tiles; validation tiles are only measured. They are cut
+into patches, asked about and put together as a dense run does. All numbers of the page are those that ``--json`` holds.
+"""

@@ -1,0 +1,53 @@
+"""The command line of the benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks import finding
+from benchmarks.finding.page import render
+from benchmarks.finding.study import Options, run
+from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.files import beside
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=finding.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
+    parser.add_argument("--decoder", type=Path, required=True, help="domain decoder, its card beside it")
+    parser.add_argument(
+        "--head", action="append", default=[], metavar="NAME[=FILE]", help="a segmenter besides the bare backbone"
+    )
+    parser.add_argument("--curve", type=Path, help="JSON of benchmarks.learning_curve, to be shown on the page")
+    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
+    parser.add_argument("--json", type=Path, help="all numbers")
+    parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in")
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # sums depend on how they are split
+    heads = {name: Path(file) if file else None for name, _, file in (word.partition("=") for word in given.head)}
+    try:
+        found = run(Options(given.data, given.decoder, heads, given.cache_embeddings))
+    except (WsiPipelineError, ValueError) as error:
+        parser.error(str(error))
+    if given.json:
+        _write(given.json, json.dumps(found, indent=1) + "\n")
+    curve = json.loads(given.curve.read_text(encoding="utf-8")) if given.curve else None
+    page = render(found, curve)
+    if given.write:
+        _write(given.write, page)
+    else:
+        print(page)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

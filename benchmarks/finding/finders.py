@@ -1,0 +1,130 @@
+"""Ways to find nuclei on a tile; each gives a label image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from benchmarks.finding.tiles import WORKFLOW, AnnotatedTile
+from benchmarks.heads.subjects import inscribed
+from wsi_pipeline.models.roles import PairImages, Prompter, Segmenter
+from wsi_pipeline.prompts.domain_decoder import DomainPrompter
+from wsi_pipeline.segment.dense import read_batch, segment_batch
+from wsi_pipeline.stitching.seams import owned
+from wsi_pipeline.tiling.plan import Tile, TilePlan
+from wsi_pipeline.workflow import SegmentSettings
+
+Placed = tuple[float, np.ndarray, int, int]
+"""Score, (h, w) bool mask, and x and y of its corner on the tile."""
+
+
+Aimed = Mapping[str, tuple[Prompter, float]]
+"""By data set a prompter, and the µm per px that it is told."""
+
+
+class Finder(Protocol):
+    """Finds nuclei."""
+
+    def find(self, tile: AnnotatedTile) -> np.ndarray:
+        """(H, W) int32 labels of a tile."""
+        ...
+
+
+class Asked:
+    """A segmenter that is asked about what a prompter finds, as in a dense run; seams are cut instead of merged.
+
+    Args:
+        prompters: find.
+        segmenter: draws.
+        settings: of the segmenter.
+    """
+
+    def __init__(self, prompters: Aimed, segmenter: Segmenter, settings: SegmentSettings) -> None:
+        self._prompters, self._segmenter = prompters, segmenter
+        self._workflow = WORKFLOW.model_copy(update={"segment": settings})
+
+    def find(self, tile: AnnotatedTile) -> np.ndarray:
+        prompter, mpp = self._prompters[tile.dataset]
+        plan = tile.plan(self._segmenter.input_size, mpp)
+        images = pairs_of(tile, plan)
+        batch = segment_batch(tile, plan, 0, self._segmenter, prompter, self._workflow, class_id=0, images=images)
+        mine = np.flatnonzero(owned(batch, plan))
+        corners = batch.bbox[:, :2].tolist()
+        return painted(tile, ((float(batch.iou[n]), batch.mask(n), *corners[n]) for n in mine))
+
+
+class Ellipses:
+    """The ellipses in a prompter's boxes: no network at all.
+
+    Args:
+        prompters: find.
+        size: side of the patches, px.
+    """
+
+    def __init__(self, prompters: Aimed, size: int) -> None:
+        self._prompters, self._size = prompters, size
+
+    def find(self, tile: AnnotatedTile) -> np.ndarray:
+        prompter, mpp = self._prompters[tile.dataset]
+        plan = tile.plan(self._size, mpp)
+        objects: list[Placed] = []
+        for place, here in zip(plan.batch(0), prompter.detect(pairs_of(tile, plan), mpp=mpp), strict=True):
+            for box, score in zip(here.boxes, here.scores, strict=True):
+                if in_core(box, place):
+                    objects.append((float(score), inscribed(box[None], self._size)[0], place.x, place.y))
+        return painted(tile, objects)
+
+
+class Alone:
+    """The domain decoder's own objects.
+
+    Args:
+        prompter: sees them.
+        size: side of the patches, px.
+    """
+
+    def __init__(self, prompter: DomainPrompter, size: int) -> None:
+        self._prompter, self._size = prompter, size
+
+    def find(self, tile: AnnotatedTile) -> np.ndarray:
+        plan = tile.plan(self._size, WORKFLOW.mpp)
+        found = self._prompter.see(pairs_of(tile, plan), mpp=plan.grid.mpp)
+        objects: list[Placed] = []
+        for place, seen in zip(plan.batch(0), found, strict=True):
+            objects += own_objects(seen.labels, seen.probability, place)
+        return painted(tile, objects)
+
+
+def pairs_of(tile: AnnotatedTile, plan: TilePlan, *, low: bool = True) -> PairImages:
+    """The patches of a plan, both of each pair or the high ones alone."""
+    return read_batch(tile, plan, 0, low=low, context_factor=WORKFLOW.tiling.context_factor)
+
+
+def own_objects(labels: np.ndarray, probability: np.ndarray, place: Tile) -> Iterable[Placed]:
+    """The objects of a patch whose boxes' middles lie in its core; maps and patch have the same px."""
+    for number in range(1, int(labels.max(initial=0)) + 1):
+        mask = labels == number
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        if in_core(box, place):
+            yield float(probability[mask].mean()), mask, place.x, place.y
+
+
+def in_core(box: np.ndarray, place: Tile) -> bool:
+    """Whether the middle of a box (4,), px of the patch, is in the part of the tile that the patch answers for."""
+    middle = (box[:2] + box[2:]) / 2 + (place.x, place.y)
+    core = np.array(place.core)
+    return bool(((middle >= core[:2]) & (middle < core[2:])).all())
+
+
+def painted(tile: AnnotatedTile, objects: Iterable[Placed]) -> np.ndarray:
+    """(H, W) int32; where objects overlap, the one of the better score is seen."""
+    height, width = tile.picture.labels.shape
+    canvas = np.zeros((height, width), np.int32)
+    for number, (_, mask, x, y) in enumerate(sorted(objects, key=lambda one: one[0]), start=1):
+        inside = mask[max(0, -y) : height - y, max(0, -x) : width - x]
+        part = canvas[max(0, y) : y + mask.shape[0], max(0, x) : x + mask.shape[1]]
+        part[inside] = number
+    return canvas

@@ -1,0 +1,97 @@
+"""The page, from the dictionaries that the benchmarks give and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HEADINGS = {
+    "pq": "PQ",
+    "f1": "F1 = DQ",
+    "sq": "SQ",
+    "precision": "precision",
+    "recall": "recall",
+    "aji": "AJI",
+    "dice": "Dice",
+}
+
+
+def render(found: Mapping[str, Any], curve: Mapping[str, Any] | None) -> str:
+    """Markdown.
+
+    Args:
+        found: what ``study.run`` gave.
+        curve: what ``benchmarks.learning_curve`` gave, or None to leave it out.
+    """
+    parts = [_intro(found), *_tables(found), _differences(found["differences"]), _how(found)]
+    return "\n\n".join(parts if curve is None else [*parts, _curve(curve)]) + "\n"
+
+
+def _intro(found: Mapping[str, Any]) -> str:
+    how = found["how"]
+    return (
+        "# Finding nuclei\n\nHow many nuclei are found without anybody drawing a box, and how well they are outlined:"
+        f" on the {how['tiles']} nuclei tiles of the split `val` ({how['objects']} nuclei, {how['groups']} patients or"
+        " fields). `python -m benchmarks.finding` writes this page; no number is typed by hand. Below each way the"
+        " value over all tiles together, and its 95 % interval over patients or fields."
+    )
+
+
+def _tables(found: Mapping[str, Any]) -> list[str]:
+    titles = next(iter(found["scores"].values()))
+    return [_table(title, {name: scores[title] for name, scores in found["scores"].items()}) for title in titles]
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    lines = [f"## {'All tiles' if title == 'all' else title}", ""]
+    lines += ["| way | " + " | ".join(HEADINGS.values()) + " |", "| --- " * (len(HEADINGS) + 1) + "|"]
+    for name, row in rows.items():
+        lines.append(f"| {name} | " + " | ".join(_cell(row[metric]) for metric in HEADINGS) + " |")
+    return "\n".join(lines)
+
+
+def _differences(differences: Mapping[str, Any]) -> str:
+    lines = ["## PQ against the classical detector", "", f"In points, from *{differences['base']}*, its best way.", ""]
+    lines += ["| way | difference |", "| --- | --- |"]
+    for name, (value, low, high) in differences["pq"].items():
+        lines.append(f"| {name} | {100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) |")
+    return "\n".join(lines)
+
+
+def _how(found: Mapping[str, Any]) -> str:
+    how, chosen = found["how"], found["chosen"]
+    split, classical = chosen["decoder"], chosen["classical"]
+    told = "; ".join(
+        f"{name}: {one['mpp']:g} µm/px and threshold {one['threshold']:g} (F1 of boxes {one['f1']:.2f})"
+        for name, one in classical.items()
+    )
+    lines = [
+        "All tiles are looked at in their own px, as nobody knows their resolution.",
+        f"The classical detector works in µm, so the training tiles of each data set say what suits it: {told}.",
+        f"The decoder's objects are told apart with a threshold of {split['threshold']:g}, a prominence of"
+        f" {split['prominence']:g} and a least area of {split['min_area']:g} px, the same for all data sets: the best"
+        f" PQ ({split['pq']:.3f}) on training tiles that it was not trained on.",
+        f"Patches of {how['size']} px overlap by {how['overlap']} px; an object belongs to the patch whose core holds"
+        " the middle of its box. *Ellipses* fill the detector's boxes without any network.",
+        f"Decoder: `{how['decoder']['file']}`, SHA-256 `{how['decoder']['sha256'][:12]}…`.",
+    ]
+    return "## How\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _curve(curve: Mapping[str, Any]) -> str:
+    lines = ["## How many tiles it takes", "", curve["what"], ""]
+    lines += ["![Dice and PQ by number of tiles](../images/learning-curve.png)", ""]
+    lines += ["| training tiles | Dice | PQ |", "| --- | --- | --- |"]
+    for count, rows in curve["scores"].items():
+        cells = [_spread([row[metric] for row in rows]) for metric in ("dice", "pq")]
+        lines.append(f"| {count} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def _cell(estimate: Sequence[float]) -> str:
+    value, low, high = estimate
+    return f"{value:.3f}<br>({low:.3f}–{high:.3f})"

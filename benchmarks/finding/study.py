@@ -1,0 +1,197 @@
+"""Every way of finding on every validation tile, as one dictionary."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.finding.choice import Classical, choose_classical, choose_split, pq_of
+from benchmarks.finding.finders import Aimed, Alone, Asked, Ellipses, Finder
+from benchmarks.finding.tiles import OVERLAP, WORKFLOW, AnnotatedTile, read_tiles
+from benchmarks.heads.subjects import DEVICE, PRECISION, settings_of
+from wsi_pipeline.evaluation import aggregate
+from wsi_pipeline.evaluation.aggregate import Estimate
+from wsi_pipeline.evaluation.labels import Labels
+from wsi_pipeline.evaluation.metrics import Score, score
+from wsi_pipeline.models.registry import find_model
+from wsi_pipeline.models.segmenter import BatchedSegmenter
+from wsi_pipeline.models.splitting import SplitSettings
+from wsi_pipeline.models.weights import sha256_of
+from wsi_pipeline.prompts.domain_decoder import DomainPrompter
+from wsi_pipeline.prompts.nuclei import NucleusDetector
+from wsi_pipeline.training.sources import HELD_OUT, TRAIN, VALIDATION
+from wsi_pipeline.workflow import DomainDecoderPrompts, SegmentSettings
+
+CLASSICAL = "classical detector"
+METRICS = ("pq", "f1", "sq", "precision", "recall", "aji", "dice")
+BACKBONE = "sam"
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is compared.
+
+    Attributes:
+        data: folder with a manifest.
+        decoder: weights of the domain decoder.
+        heads: weights by system, None for the system's default.
+        embeddings: folder to keep embeddings in, or None.
+    """
+
+    data: Path
+    decoder: Path
+    heads: Mapping[str, Path | None]
+    embeddings: Path | None = None
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Choose on training tiles, measure on validation tiles.
+
+    Returns:
+        ``how``, ``chosen``, ``scores`` (way → data set or ``all`` → metric → value and 95 % interval) and
+        ``differences`` of PQ from the best way of the classical detector.
+
+    Raises:
+        WsiPipelineError: data or weights cannot be used.
+        ValueError: the decoder's card names no tiles that were held out.
+    """
+    held_out = groups_of(options.decoder)
+    untuned = prompter_for(tuned(options.decoder, SplitSettings()), options.embeddings)
+    size = untuned.model.size
+    classical = choose_classical(list(read_tiles(options.data, TRAIN)), size)
+    say(f"classical detector: {classical}")
+    split, quality = choose_split(list(read_tiles(options.data, TRAIN, groups=held_out)), untuned, size)
+    say(f"decoder: {split}, PQ {quality:.3f} on tiles held out")
+    ways = dict(ways_of(options, classical, split, size))
+    tiles = list(read_tiles(options.data, VALIDATION))
+    scores = {name: measure(name, finder, tiles) for name, finder in ways.items()}
+    return {
+        "how": {
+            "tiles": len(tiles),
+            "groups": len({tile.group for tile in tiles}),
+            "objects": int(sum(len(np.unique(tile.picture.labels)) - 1 for tile in tiles)),
+            "size": size,
+            "overlap": OVERLAP,
+            "decoder": {"file": options.decoder.name, "sha256": sha256_of(options.decoder)},
+            "heads": {
+                name: None if path is None else {"file": path.name, "sha256": sha256_of(path)}
+                for name, path in options.heads.items()
+            },
+        },
+        "chosen": {
+            "classical": {name: one._asdict() for name, one in classical.items()},
+            "decoder": asdict(split) | {"pq": quality, "groups": sorted(held_out)},
+        },
+        "scores": summary(scores, tiles),
+        "differences": differences(scores, tiles),
+    }
+
+
+def ways_of(
+    options: Options, classical: Mapping[str, Classical], split: SplitSettings, size: int
+) -> Iterator[tuple[str, Finder]]:
+    """Ways of finding by name; those of the classical detector begin with it."""
+    detectors: Aimed = {name: (NucleusDetector(one.prompts()), one.mpp) for name, one in classical.items()}
+    decoder = prompter_for(tuned(options.decoder, split), options.embeddings)
+    everywhere: Aimed = dict.fromkeys(detectors, (decoder, WORKFLOW.mpp))
+    yield f"{CLASSICAL}, ellipses", Ellipses(detectors, size)
+    yield "domain decoder", Alone(decoder, size)
+    for name, weights in {BACKBONE: None, **options.heads}.items():
+        settings = SegmentSettings.model_validate(settings_of(name, weights).model_dump())
+        segmenter = find_model(name).build(settings, device=DEVICE, dtype=PRECISION)
+        if isinstance(segmenter, BatchedSegmenter):
+            segmenter.encoder.keep_in(options.embeddings)
+        yield f"{CLASSICAL}, {name}", Asked(detectors, segmenter, settings)
+        yield f"domain decoder, {name}", Asked(everywhere, segmenter, settings)
+
+
+def groups_of(decoder: Path) -> set[str]:
+    """The groups that training held out, as the decoder's card has them.
+
+    Raises:
+        ValueError: there is no card, or it names none.
+    """
+    card = decoder.with_suffix(".json")
+    groups = json.loads(card.read_text(encoding="utf-8"))["groups"].get(HELD_OUT) if card.is_file() else None
+    if not groups:
+        raise ValueError(f"{card} names no groups that were held out: train with hold_out")
+    return set(groups)
+
+
+def prompter_for(prompts: DomainDecoderPrompts, embeddings: Path | None) -> DomainPrompter:
+    """A domain decoder whose encoder keeps its embeddings in a folder."""
+    prompter = DomainPrompter(prompts, device=DEVICE, dtype=PRECISION)
+    prompter.encoder.keep_in(embeddings)
+    return prompter
+
+
+def tuned(decoder: Path, split: SplitSettings) -> DomainDecoderPrompts:
+    return DomainDecoderPrompts(
+        source="domain-decoder",
+        weights=str(decoder),
+        threshold=split.threshold,
+        prominence=split.prominence,
+        min_area=split.min_area * WORKFLOW.mpp**2,
+    )
+
+
+def measure(name: str, finder: Finder, tiles: Sequence[AnnotatedTile]) -> list[Score]:
+    """The score of each tile."""
+    scores = []
+    for number, tile in enumerate(tiles, start=1):
+        say(f"{name}: tile {number} of {len(tiles)}")
+        scores.append(score(Labels.of(tile.picture.labels), Labels.of(finder.find(tile))))
+    return scores
+
+
+def summary(scores: Mapping[str, Sequence[Score]], tiles: Sequence[AnnotatedTile]) -> dict[str, Any]:
+    """Metrics pooled over tiles, with intervals, for each way and each set of tiles."""
+    return {
+        name: {
+            title: {metric: _rounded(value) for metric, value in estimates.items() if metric in METRICS}
+            for title, estimates in ((title, _pooled(found, tiles, title)) for title in titles(tiles))
+        }
+        for name, found in scores.items()
+    }
+
+
+def differences(scores: Mapping[str, Sequence[Score]], tiles: Sequence[AnnotatedTile]) -> dict[str, Any]:
+    """PQ of each way minus that of the best one of the classical detector, over all tiles, paired."""
+    base = max((name for name in scores if name.startswith(CLASSICAL)), key=lambda name: pq_of(scores[name]))
+    groups = [tile.group for tile in tiles]
+    weights = aggregate.bootstrap_weights(groups, aggregate.REPLICATES, SEED)
+    statistics = {name: aggregate.pooled(found, weights) for name, found in scores.items()}
+    return {
+        "base": base,
+        "pq": {
+            name: _rounded(aggregate.differences(statistics[base], found, len(set(groups)))["pq"])
+            for name, found in statistics.items()
+            if name != base
+        },
+    }
+
+
+def titles(tiles: Sequence[AnnotatedTile]) -> list[str]:
+    return ["all", *sorted({tile.dataset for tile in tiles})]
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _pooled(scores: Sequence[Score], tiles: Sequence[AnnotatedTile], title: str) -> dict[str, Estimate]:
+    rows = [row for row, tile in enumerate(tiles) if title in ("all", tile.dataset)]
+    groups = [tiles[row].group for row in rows]
+    weights = aggregate.bootstrap_weights(groups, aggregate.REPLICATES, SEED)
+    return aggregate.estimates(aggregate.pooled([scores[row] for row in rows], weights), len(set(groups)))
+
+
+def _rounded(estimate: Estimate) -> list[float]:
+    return [round(value, 4) for value in estimate]

@@ -1,0 +1,67 @@
+"""Annotated tiles as small slides that a dense run could read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pipeline.errors import DatasetError
+from wsi_pipeline.geometry import Affine2D, PixelGrid
+from wsi_pipeline.manifest import read_manifest
+from wsi_pipeline.tiling.plan import TilePlan
+from wsi_pipeline.training.data.resample import look
+from wsi_pipeline.training.data.samples import Picture
+from wsi_pipeline.training.data.tiles import MANIFEST, open_tiles
+from wsi_pipeline.workflow import load_workflow
+
+WORKFLOW = load_workflow("nuclei")
+OVERLAP = round(WORKFLOW.tiling.overlap.px(WORKFLOW.mpp))
+"""px that neighbouring patches share, as in a run of the workflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedTile:
+    """A tile and what is known of it.
+
+    Attributes:
+        name: of its source.
+        picture: pixels and labels.
+        dataset: where it is from.
+        group: patient or field.
+    """
+
+    name: str
+    picture: Picture
+    dataset: str
+    group: str
+
+    def read_grid(self, to_level0: Affine2D, size: tuple[int, int]) -> np.ndarray:
+        """As a slide's; beyond the tile its mirror image is seen, as in training."""
+        x, y = (np.arange(length) + 0.5 for length in size)
+        points = to_level0.apply(np.stack(np.meshgrid(x, y), axis=-1))
+        return look(self.picture, points, to_level0.sx, "reflect").image
+
+    def plan(self, size: int, mpp: float) -> TilePlan:
+        """Patches of ``size`` px over all of it, in one batch, as if its px measured ``mpp`` µm."""
+        height, width = self.picture.labels.shape
+        grid = PixelGrid(width, height, Affine2D(), mpp)
+        shape = TilePlan.shape(grid, size, OVERLAP)
+        return TilePlan(grid, size, OVERLAP, np.ones(shape, bool), max(shape))
+
+
+def read_tiles(
+    data: Path, split: str, *, object_class: str = "nucleus", groups: Collection[str] | None = None
+) -> Iterator[AnnotatedTile]:
+    """Tiles of a split and class, of all groups or of some.
+
+    Raises:
+        DatasetError: see ``open_tiles``; or the manifest has no column ``dataset``.
+    """
+    source = open_tiles(data)
+    rows = read_manifest(data / MANIFEST, ("dataset",), error=DatasetError)
+    for number, (info, (_, row)) in enumerate(zip(source.infos, rows, strict=True)):
+        if info.split == split and object_class in info.class_names and (groups is None or info.group in groups):
+            yield AnnotatedTile(info.source_id, source[number].high, row["dataset"], info.group)

@@ -1,0 +1,84 @@
+"""The command line of the benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks import heads
+from benchmarks.heads.page import render
+from benchmarks.heads.study import BACKBONE, Options, run
+from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.files import beside
+from wsi_pipeline.models.registry import find_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=heads.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
+    parser.add_argument(
+        "--head", action="append", default=[], metavar="NAME[=FILE]", help="a model; without a file its default weights"
+    )
+    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
+    parser.add_argument("--json", type=Path, help="all numbers")
+    parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in, for all heads and runs")
+    parser.add_argument("--limit", type=int, help="most objects of each tile, for a quick look")
+    given = parser.parse_args()
+    try:
+        compared = parse_heads(given.head)
+    except (WsiPipelineError, ValueError) as error:
+        parser.error(str(error))
+    for path in filter(None, (given.write, given.json)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # sums depend on how they are split
+    try:
+        found = run(Options(given.data, compared, given.limit, given.cache_embeddings))
+    except WsiPipelineError as error:
+        parser.error(str(error))
+    if given.json:
+        with beside(given.json) as partial:
+            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    page = render(found, command_of(given, compared))
+    if given.write:
+        with beside(given.write) as partial:
+            partial.write_text(page, encoding="utf-8")
+    else:
+        print(page)
+
+
+def parse_heads(words: list[str]) -> dict[str, Path | None]:
+    """Weight files by system, of ``NAME`` and ``NAME=FILE``.
+
+    Raises:
+        ValueError: one is named twice, is the backbone, or takes no prompts.
+        WorkflowError: there is no such model.
+    """
+    found: dict[str, Path | None] = {}
+    for word in words:
+        name, _, file = word.partition("=")
+        if "Segmenter" not in find_model(name).roles:
+            raise ValueError(f"{name} takes no prompts")
+        if name in found or name == BACKBONE:
+            raise ValueError(f"{name} is compared already")
+        found[name] = Path(file) if file else None
+    return found
+
+
+def command_of(given: argparse.Namespace, compared: dict[str, Path | None]) -> str:
+    """What was typed, as far as it matters to the numbers, without this machine's folders."""
+    words = ["python -m benchmarks.heads", f"--data {_shown(given.data)}"]
+    words += [f"--head {name}" if file is None else f"--head {name}={_shown(file)}" for name, file in compared.items()]
+    words += [f"--limit {given.limit}"] if given.limit else []
+    words += [f"--write {_shown(given.write)}"] if given.write else []
+    return " ".join(words)
+
+
+def _shown(path: Path) -> str:
+    return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+
+
+if __name__ == "__main__":
+    main()

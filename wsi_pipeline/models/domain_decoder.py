@@ -1,0 +1,148 @@
+"""The domain decoder: a frozen encoder's embedding to maps of a few classes, trained on a handful of annotated tiles.
+
+The idea, a small transposed-convolution decoder on SAM's bottleneck embedding that then needs no prompts, is that of
+arXiv:2305.07586 (knowledge distillation for planetary mapping). The paper gives no widths and no loss; those here are
+our own, and so is the distance map that tells touching objects apart (after Naylor et al. 2018, but of height 1 for
+objects of any size).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsi_pipeline.errors import WeightsError
+from wsi_pipeline.models.checkpoints import load_into, read_metadata, read_state_dict
+from wsi_pipeline.models.mask_decoder import CHANNELS
+
+KIND = "domain-decoder"
+WIDTHS = (128, 64, 16)
+"""Channels at 64 x 64, 128 x 128 and 256 x 256 px."""
+_GROUPS = 8
+"""Of channels that are normalised together; not over the batch, which may hold a single tile."""
+MAP_SIZE = 256
+"""Side of the maps, px."""
+DROPOUT = 0.1
+"""Share of the embedding's channels that a training step does not see; a handful of tiles is soon known by heart."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderFacts:
+    """What a file says of itself besides its parameters.
+
+    Attributes:
+        classes: what it tells apart; structures nest, so a px can be of several.
+        backbone: the encoder it was trained on, as written in workflows.
+        context_factor: how much farther the low patch it looks at sees; None if it looks at the high patch alone.
+    """
+
+    classes: tuple[str, ...]
+    backbone: str
+    context_factor: float | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """As written into safetensors files."""
+        return {KIND: json.dumps(asdict(self))}
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str], where: Path) -> DecoderFacts:
+        """What ``metadata`` wrote.
+
+        Raises:
+            WeightsError: it is not there.
+        """
+        try:
+            stored = json.loads(metadata[KIND])
+            return cls(tuple(stored["classes"]), stored["backbone"], stored["context_factor"])
+        except (KeyError, TypeError, ValueError):
+            fix = "Give a file that `wsi-pipeline train domain-decoder` wrote"
+            raise WeightsError("does not say which classes it finds", where=where, fix=fix) from None
+
+
+class DomainMaps(NamedTuple):
+    """What the decoder sees on B high patches.
+
+    Attributes:
+        masks: (B, C, 256, 256) float32 logits, above 0 inside; classes do not exclude each other.
+        distances: (B, C, 256, 256) float32 in 0..1: distance to the outline as a share of the object's largest.
+    """
+
+    masks: Tensor
+    distances: Tensor
+
+
+class DomainDecoder(nn.Module):
+    """Maps of C classes from the embeddings (B, 256, 64, 64) of patches.
+
+    Args:
+        facts: classes, and whether it looks at low patches.
+    """
+
+    def __init__(self, facts: DecoderFacts) -> None:
+        super().__init__()
+        self.facts = facts
+        views = 1 if facts.context_factor is None else 2
+        self.dropout = nn.Dropout2d(DROPOUT)
+        self.entry = nn.Sequential(
+            nn.Conv2d(views * CHANNELS, WIDTHS[0], kernel_size=3, padding=1),
+            nn.GroupNorm(_GROUPS, WIDTHS[0]),
+            nn.GELU(),
+        )
+        self.upscaling = nn.Sequential(
+            *(
+                layer
+                for before, after in pairwise(WIDTHS)
+                for layer in (nn.ConvTranspose2d(before, after, 2, stride=2), nn.GroupNorm(_GROUPS, after), nn.GELU())
+            )
+        )
+        # each px of a transposed convolution knows its own cell only
+        self.outlines = nn.Sequential(nn.Conv2d(WIDTHS[-1], WIDTHS[-1], kernel_size=3, padding=1), nn.GELU())
+        self.maps = nn.Conv2d(WIDTHS[-1], 2 * len(facts.classes), kernel_size=1)
+
+    def forward(self, high: Tensor, low: Tensor | None) -> DomainMaps:
+        """Args:
+        high: (B, 256, 64, 64) embedding of the high patches.
+        low: of the low ones; only read by a decoder that looks at them.
+        """
+        seen = high
+        if self.facts.context_factor is not None:
+            assert low is not None
+            seen = torch.cat([high, middle(low, self.facts.context_factor)], dim=1)
+        grown = self.upscaling(self.entry(self.dropout(seen)))
+        masks, distances = self.maps(self.outlines(grown)).float().chunk(2, dim=1)
+        return DomainMaps(masks, distances.sigmoid())
+
+
+def middle(low: Tensor, context_factor: float) -> Tensor:
+    """The part of low patches' embeddings (B, C, h, w) that shows the high patches, enlarged to their size."""
+    theta = low.new_tensor([[1 / context_factor, 0, 0], [0, 1 / context_factor, 0]]).expand(len(low), 2, 3)
+    grid = F.affine_grid(theta, list(low.shape), align_corners=False)
+    return F.grid_sample(low, grid, mode="bilinear", align_corners=False)
+
+
+def read_facts(path: Path) -> DecoderFacts:
+    """What a file of a domain decoder says of itself.
+
+    Raises:
+        WeightsError: it cannot be read, or says nothing.
+    """
+    return DecoderFacts.of(read_metadata(path), path)
+
+
+def load_domain_decoder(path: Path) -> DomainDecoder:
+    """A trained decoder, fp32, on the CPU, in evaluation mode.
+
+    Raises:
+        WeightsError: the file cannot be read, or is of something else.
+    """
+    decoder = DomainDecoder(read_facts(path))
+    load_into(decoder, read_state_dict(path), where=path)
+    return decoder

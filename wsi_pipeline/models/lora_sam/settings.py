@@ -1,0 +1,52 @@
+"""What a LoRA-SAM consists of; recipes choose it, and trained files carry it in their metadata."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from wsi_pipeline.settings import Section
+
+Route = Literal["anchor-prompter", "instance", "semantic"]
+"""The decoders: SAM's own, asked by a learned prompter; those of Mask R-CNN; a class for every px."""
+Projection = Literal["q", "k", "v"]
+
+
+class AdapterSettings(Section):
+    """A low-rank update W + (alpha / rank) B A of the attention layers (Hu et al. 2022); numbers as in RSPrompter."""
+
+    rank: int = Field(16, ge=0, le=256, description="of the update; 0 leaves the encoder as it is")
+    alpha: float = Field(32.0, gt=0, description="the update counts alpha / rank times")
+    dropout: float = Field(0.05, ge=0, lt=1, description="share of the update's inputs left out in training")
+    targets: tuple[Projection, ...] = Field(
+        ("q", "k", "v"), min_length=1, description="what is updated: queries, keys, values; SAMed takes q and v"
+    )
+
+
+class LoraSamParts(AdapterSettings):
+    """An adapter and what stands on it."""
+
+    route: Route = Field(
+        "anchor-prompter", description="who draws: anchor-prompter, instance (Mask R-CNN) or semantic (regions)"
+    )
+    features: Literal["embedding", "hidden-states"] = Field(
+        "embedding", description="what the pyramid is made of; hidden-states need a plain ViT"
+    )
+    width: int = Field(256, ge=16, multiple_of=4, description="channels of the pyramid")
+    finest: int = Field(
+        0, ge=0, le=2, description="finest level of the pyramid: 0 has a quarter of the embedding's stride, 1 a half"
+    )
+    points: int = Field(5, ge=1, description="anchor-prompter: prompt tokens of a box (K)")
+    box_width: int = Field(1024, ge=16, description="width of the layers that judge boxes")
+
+
+class LoraSamSettings(LoraSamParts):
+    """The parts, and what they are trained to find."""
+
+    classes: tuple[str, ...] = Field((), description="classes told apart; none: objects are found, not named")
+
+    @property
+    def n_classes(self) -> int:
+        """Classes that heads tell from background: nameless objects are of one."""
+        return max(1, len(self.classes))

@@ -1,0 +1,121 @@
+"""LoRA-SAM in training: an adapter and heads, with gradients through the encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from wsi_pipeline.errors import TrainingError
+from wsi_pipeline.models.builders import load_lora_sam, load_sam
+from wsi_pipeline.models.lora_sam.boxes import Truth
+from wsi_pipeline.models.lora_sam.build import build_lora_sam
+from wsi_pipeline.models.lora_sam.file import KIND, Facts, state_of
+from wsi_pipeline.models.lora_sam.model import LoraSam
+from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
+from wsi_pipeline.models.resolve import lora_sam_plan, sam_plan
+from wsi_pipeline.models.roles import Instances
+from wsi_pipeline.training.boundary import boundary_iou, mask_iou
+from wsi_pipeline.training.head import Head
+from wsi_pipeline.training.lora_batches import PatchBatch, PatchBatches
+from wsi_pipeline.training.lora_loss import lora_losses
+from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.recompute import recompute_blocks
+from wsi_pipeline.training.sources import Joined
+from wsi_pipeline.workflow import ModelSettings
+
+MIN_SCORE, MOST, MARGIN = 0.5, 300, 0.5
+"""What epochs are judged by: objects as a workflow with default settings finds them."""
+
+
+class LoraHead(Head[PatchBatch]):
+    """Adapter, pyramid and heads; without weights to start from they begin at random, the same for the same seed."""
+
+    kind = KIND
+    module: LoraSam
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        super().__init__(recipe, device)
+        settings = LoraSamSettings(**recipe.lora.model_dump(), classes=recipe.classes)
+        self.module = self._model(settings).to(device)
+        if recipe.recompute:
+            recompute_blocks(self.module.image_encoder)
+        self.trained = {name: value for name, value in self.module.named_parameters() if value.requires_grad}
+
+    def _model(self, settings: LoraSamSettings) -> LoraSam:
+        recipe = self._recipe
+        if recipe.weights is None:
+            self.plan = sam_plan(ModelSettings(model="sam", backbone=recipe.backbone), section="recipe")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(recipe.seed)
+                return build_lora_sam(load_sam(self.plan), settings)
+        start = ModelSettings(model="lora-sam", backbone=recipe.backbone, weights=recipe.weights)
+        self.plan = lora_sam_plan(start, section="recipe")
+        model = load_lora_sam(self.plan)
+        if model.settings != settings:
+            fix = "Set lora and classes of the recipe to those of the file"
+            raise TrainingError("has other parts than the recipe", where=recipe.weights, fix=fix)
+        return model
+
+    def tensors(self) -> dict[str, Tensor]:
+        return state_of(self.module)
+
+    def metadata(self) -> dict[str, str]:
+        return Facts(self._recipe.backbone, self.module.settings).metadata()
+
+    def batches(self, source: Joined, embeddings: Path) -> PatchBatches:
+        """Batches of samples; the folder stays empty, as the encoder changes."""
+        return PatchBatches(self._recipe, source, self._device)
+
+    def loss(self, part: PatchBatch) -> Tensor:
+        # a run that goes on has to draw the same examples as one that was not stopped
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(part.seed)
+            most, dice = self._recipe.objects, self._recipe.mask_dice
+            losses = lora_losses(self.module, part.pixels, part.truths, most=most, dice=dice)
+        return torch.stack(list(losses.values())).sum()
+
+    def scores(self, part: PatchBatch) -> Tensor:
+        """(2, N) Dice and boundary IoU of the objects, and 0 for each that is found where there is none.
+
+        A found object stands for the true one with which all together overlap most; true objects that nobody stands
+        for count 0, too.
+        """
+        found = self.module.instances(self.module.encode(part.pixels), min_score=MIN_SCORE, most=MOST, margin=MARGIN)
+        scores = [
+            _scores(_whole(groups, self.module.size).to(self._device), truth)
+            for groups, truth in zip(found, part.truths, strict=True)
+        ]
+        return torch.cat(scores, dim=1)
+
+
+def _whole(groups: list[Instances], size: int) -> Tensor:
+    """(n, S, S) bool masks of the objects of one image."""
+    masks = np.zeros((sum(map(len, groups)), size, size), bool)
+    rows = iter(masks)
+    for group in groups:
+        side = group.masks.logits.shape[-1]
+        for logits, (x, y) in zip(group.masks.logits, group.masks.origin, strict=True):
+            next(rows)[y : y + side, x : x + side] = logits > 0
+    return torch.from_numpy(masks)
+
+
+def _scores(found: Tensor, truth: Truth) -> Tensor:
+    """``LoraHead.scores`` of one image whose found masks are (n, S, S)."""
+    seen = found & truth.known
+    # what lies mostly where nobody annotated is neither right nor wrong
+    seen = seen[2 * seen.sum((1, 2)) > found.sum((1, 2))]
+    common = truth.masks.flatten(1).float() @ seen.flatten(1).float().T
+    union = truth.masks.sum((1, 2))[:, None] + seen.sum((1, 2)) - common
+    iou = common / union
+    rows, columns = linear_sum_assignment(iou.cpu().numpy(), maximize=True)
+    matched = iou[rows, columns] > 0
+    rows, columns = rows[matched.cpu().numpy()], columns[matched.cpu().numpy()]
+    score = torch.zeros(2, len(truth.masks) + len(seen) - len(rows), device=found.device)
+    pairs = seen[columns], truth.masks[rows]
+    overlap = mask_iou(*pairs)
+    score[:, rows] = torch.stack([2 * overlap / (1 + overlap), boundary_iou(*pairs)])
+    return score
