@@ -133,13 +133,10 @@ def prompter_for(prompts: DomainDecoderPrompts, embeddings: Path | None) -> Doma
 
 
 def tuned(decoder: Path, split: SplitSettings) -> DomainDecoderPrompts:
-    return DomainDecoderPrompts(
-        source="domain-decoder",
-        weights=str(decoder),
-        threshold=split.threshold,
-        prominence=split.prominence,
-        min_area=split.min_area * WORKFLOW.mpp**2,
-    )
+    numbers = {"threshold": split.threshold, "prominence": split.prominence}
+    area = f"{split.min_area * WORKFLOW.mpp**2} um2"
+    prompts = {"source": "domain-decoder", "weights": str(decoder), "min_area": area}
+    return DomainDecoderPrompts.model_validate(prompts | numbers)
 
 
 def measure(name: str, finder: Finder, tiles: Sequence[AnnotatedTile]) -> list[Score]:

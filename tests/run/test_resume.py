@@ -115,7 +115,14 @@ class Running:
         environment = os.environ | {"PYTHONPATH": str(plugin), "THRESHOLD_MODEL_DELAY": "0.05"}
         self.log = log
         with log.open("w") as stderr:
-            self.process = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
+            self.process = subprocess.Popen(
+                command,
+                env=environment,
+                stderr=stderr,
+                start_new_session=True,
+                # what a shell started in the background ignores Ctrl-C, and so would all it starts
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
         end = time.monotonic() + 240
