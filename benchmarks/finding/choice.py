@@ -15,8 +15,8 @@ from benchmarks.finding.tiles import WORKFLOW, AnnotatedTile
 from wsi_pipeline.evaluation.aggregate import pooled
 from wsi_pipeline.evaluation.labels import Labels
 from wsi_pipeline.evaluation.metrics import Score, score
+from wsi_pipeline.models.domain_decoder.splitting import SplitSettings, split_objects
 from wsi_pipeline.models.roles import PairImages
-from wsi_pipeline.models.splitting import SplitSettings, split_objects
 from wsi_pipeline.prompts.domain_decoder import DomainPrompter
 from wsi_pipeline.prompts.nuclei import NucleusDetector
 from wsi_pipeline.tiling.plan import Tile

@@ -19,9 +19,9 @@ from wsi_pipeline.evaluation import aggregate
 from wsi_pipeline.evaluation.aggregate import Estimate
 from wsi_pipeline.evaluation.labels import Labels
 from wsi_pipeline.evaluation.metrics import Score, score
+from wsi_pipeline.models.domain_decoder.splitting import SplitSettings
 from wsi_pipeline.models.registry import find_model
 from wsi_pipeline.models.segmenter import BatchedSegmenter
-from wsi_pipeline.models.splitting import SplitSettings
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.prompts.domain_decoder import DomainPrompter
 from wsi_pipeline.prompts.nuclei import NucleusDetector

@@ -11,7 +11,13 @@ from safetensors.torch import save_file
 from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models.checkpoints import identify, read_metadata
 from wsi_pipeline.models.convert import import_checkpoint
-from wsi_pipeline.models.domain_decoder import DecoderFacts, DomainDecoder, load_domain_decoder, middle, read_facts
+from wsi_pipeline.models.domain_decoder.decoder import (
+    DecoderFacts,
+    DomainDecoder,
+    load_domain_decoder,
+    middle,
+    read_facts,
+)
 from wsi_pipeline.models.resolve import domain_plan
 from wsi_pipeline.models.weights import locate
 

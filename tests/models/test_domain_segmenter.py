@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_pipeline.models import domain_segmenter
-from wsi_pipeline.models.domain_decoder import DecoderFacts, DomainMaps
-from wsi_pipeline.models.domain_model import DomainModel
-from wsi_pipeline.models.domain_segmenter import DomainSegmenter
+from wsi_pipeline.models.domain_decoder import segmenter as domain_segmenter
+from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts, DomainMaps
+from wsi_pipeline.models.domain_decoder.model import DomainModel
+from wsi_pipeline.models.domain_decoder.segmenter import DomainSegmenter
 from wsi_pipeline.models.roles import Instances, InstanceSegmenter, PairImages
 from wsi_pipeline.training.domain_batches import depths
 

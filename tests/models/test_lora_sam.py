@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from wsi_pipeline.errors import WeightsError, WorkflowError
 from wsi_pipeline.models.lora_sam import pyramid
 from wsi_pipeline.models.lora_sam.anchor import with_position
-from wsi_pipeline.models.lora_sam.boxes import KNOWN_SHARE, Found, Truth, known_share
+from wsi_pipeline.models.lora_sam.box_heads import KNOWN_SHARE, Found, Truth, known_share
 from wsi_pipeline.models.lora_sam.build import build_lora_sam
 from wsi_pipeline.models.lora_sam.file import Facts, load_state, read_facts, state_of
 from wsi_pipeline.models.lora_sam.hidden_states import AggregatingEncoder

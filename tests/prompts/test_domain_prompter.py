@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import save_file
 
 from wsi_pipeline.errors import WorkflowError
-from wsi_pipeline.models.domain_decoder import DecoderFacts, DomainDecoder
+from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts, DomainDecoder
+from wsi_pipeline.models.domain_decoder.object_map import ObjectMap, detections_of
 from wsi_pipeline.models.registry import check_models, prompter_weights
 from wsi_pipeline.models.roles import Prompter
-from wsi_pipeline.models.seen import Seen, described
 from wsi_pipeline.prompts.sources import build_prompter
 from wsi_pipeline.run.worker_models import prepare_models
 from wsi_pipeline.workflow import DomainDecoderPrompts, Workflow, parse_workflow
@@ -47,7 +47,7 @@ def test_boxes_points_and_scores_describe_the_objects() -> None:
     labels[10:21, 30:61], labels[100:140, 100:130] = 1, 2
     labels[104:136, 103:112] = 0  # a hole: the middle of the box is in it
     probability = np.where(labels == 1, np.float32(0.75), np.float32(0.5))
-    found = described(Seen(labels, labels.astype(np.float32), probability), px=4)
+    found = detections_of(ObjectMap(labels, labels.astype(np.float32), probability), px=4)
     np.testing.assert_array_equal(found.boxes, np.array([[30, 10, 61, 21], [100, 100, 130, 140]]) * 4)
     np.testing.assert_allclose(found.scores, [0.75, 0.5])
     for number, (x, y) in enumerate(found.points / 4, start=1):
@@ -55,8 +55,8 @@ def test_boxes_points_and_scores_describe_the_objects() -> None:
 
 
 def test_an_empty_patch_has_no_detections() -> None:
-    empty = Seen(np.zeros((256, 256), np.int32), *np.zeros((2, 256, 256), np.float32))
-    found = described(empty, px=1)
+    empty = ObjectMap(np.zeros((256, 256), np.int32), *np.zeros((2, 256, 256), np.float32))
+    found = detections_of(empty, px=1)
     assert (found.boxes.shape, found.scores.shape, found.points.shape) == ((0, 4), (0,), (0, 2))
 
 

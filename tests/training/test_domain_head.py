@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wsi_pipeline.errors import DatasetError, TrainingError
-from wsi_pipeline.models.domain_decoder import DecoderFacts, DomainMaps, load_domain_decoder, read_facts
+from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts, DomainMaps, load_domain_decoder, read_facts
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
 from wsi_pipeline.training.domain_batches import DomainBatches, Target, depths, target_of
@@ -70,7 +70,7 @@ def train(source: Scene, output: Path, **changes: Any) -> Training:
 
 def batches_of(source: Scene, **changes: Any) -> DomainBatches:
     recipe = load_recipe("domain-decoder", None, changes)
-    return DomainBatches(recipe, Joined([source], classes=recipe.classes), fake_encode, CPU, pairs=recipe.low_patch)
+    return DomainBatches(recipe, Joined([source], classes=recipe.classes), fake_encode, CPU)
 
 
 def two_classes() -> Sample:

@@ -11,7 +11,7 @@ import torch
 
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.lora_sam import pyramid
-from wsi_pipeline.models.lora_sam.boxes import Truth
+from wsi_pipeline.models.lora_sam.box_heads import Truth
 from wsi_pipeline.models.lora_sam.build import build_lora_sam
 from wsi_pipeline.models.lora_sam.file import load_state, read_facts
 from wsi_pipeline.training import lora_head

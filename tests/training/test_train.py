@@ -116,7 +116,7 @@ def test_run_that_was_stopped_gives_the_same_weights(
 def test_loss_of_one_batch_falls_and_the_backbone_stays(tiles: TileFolder, embeddings: Path, system: str) -> None:
     recipe, head = head_of(system, trained="branch")
     features = FrozenFeatures.of(head.sam, embeddings, CPU)
-    batches = PromptedBatches(recipe, Joined([tiles]), features, CPU, pairs=head.pairs, windowed=head.windowed)
+    batches = PromptedBatches(recipe, Joined([tiles]), features, CPU, pairs=head.pairs, margin=head.margin)
     (asked_batch,) = batches.training([0], 1, 1, 0)
     before = {name: value.clone() for name, value in head.module.state_dict().items()}
     backbone = {name: value.clone() for name, value in head.sam.image_encoder.state_dict().items()}

@@ -22,7 +22,7 @@ from wsi_pipeline.workflow import ModelSettings
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.lora_sam.model import LoraSam
-    from wsi_pipeline.models.lora_sam.segmenter import LoraSamSegmenter
+    from wsi_pipeline.models.roles import InstanceSegmenter
 
 Model = TypeVar("Model", bound=nn.Module)
 Headed = TypeVar("Headed", HqSam, PaSam)
@@ -146,14 +146,20 @@ def build(system: str, plan: WeightPlan, settings: ModelSettings, *, device: str
     )
 
 
-def build_finder(plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str) -> LoraSamSegmenter:
-    """A LoRA-SAM with the weights of a plan, ready to find objects.
+def build_finder(
+    system: str, plan: WeightPlan, settings: ModelSettings, *, device: str, dtype: str
+) -> InstanceSegmenter:
+    """One of the systems that find objects by themselves, with the weights of a plan.
 
     Raises:
         WeightsError: a file does not fit.
         WorkflowError: unknown dtype.
     """
+    if system == "domain-decoder":
+        from wsi_pipeline.models.domain_decoder.segmenter import DomainSegmenter
+
+        return DomainSegmenter(plan, device=device, dtype=dtype, margin=settings.window_margin)
+    # it takes the library of adapters seconds to be imported
     from wsi_pipeline.models.lora_sam.segmenter import LoraSamSegmenter
 
-    margin = settings.window_margin
-    return LoraSamSegmenter(load_lora_sam(plan), device=device, dtype=_dtype(dtype), margin=margin)
+    return LoraSamSegmenter(load_lora_sam(plan), device=device, dtype=_dtype(dtype), margin=settings.window_margin)

@@ -70,6 +70,7 @@ class ModelSpec:
         backbones: names of the backbones it runs on, the default first; empty when it has none to choose.
         weight_files: role to file for such a section; these files make up the model's identity in provenance.
         class_names: classes that a model which finds objects by itself tells apart; none where it does not name them.
+        context_factor: how much farther the low patches see that it was trained on; None where any will do.
         status: one line on how far it can be trusted.
     """
 
@@ -81,6 +82,7 @@ class ModelSpec:
     backbones: tuple[str, ...] = ()
     weight_files: Callable[[ModelSettings], Mapping[str, Path]] = field(default=lambda settings: {})
     class_names: Callable[[ModelSettings], tuple[str, ...]] = field(default=lambda settings: ())
+    context_factor: Callable[[ModelSettings], float | None] = field(default=lambda settings: None)
     status: str = ""
 
 
@@ -109,47 +111,34 @@ def _built_in(name: str, plan: Plan, description: str, status: str) -> ModelSpec
     )
 
 
-def _lora_sam() -> ModelSpec:
-    def plan(settings: ModelSettings) -> WeightPlan:
-        return lora_sam_plan(settings, section=section_of(settings))
+def _finder(
+    name: str,
+    plan: Plan,
+    description: str,
+    class_names: Callable[[Path], tuple[str, ...]],
+    context_factor: Callable[[Path], float | None] = lambda path: None,
+) -> ModelSpec:
+    """A model that finds objects by itself, with what its file says of itself."""
+
+    def files(settings: ModelSettings) -> Mapping[str, Path]:
+        return plan(settings, section=section_of(settings)).files
 
     def build(settings: ModelSettings, *, device: str, dtype: str) -> InstanceSegmenter:
         from wsi_pipeline.models import builders
 
-        return builders.build_finder(plan(settings), settings, device=device, dtype=dtype)
+        found = plan(settings, section=section_of(settings))
+        return builders.build_finder(name, found, settings, device=device, dtype=dtype)
 
     return ModelSpec(
-        name="lora-sam",
+        name=name,
         roles=("InstanceSegmenter",),
-        description="low-rank adapted encoder; finds objects without prompts",
-        build=build,
-        prompt_kinds=frozenset(),
-        backbones=tuple(BACKBONES),
-        weight_files=lambda settings: plan(settings).files,
-        class_names=lambda settings: lora_sam_facts(plan(settings).files["lora-sam"]).settings.classes,
-        status="to be trained: needs segment.weights",
-    )
-
-
-def _domain_decoder() -> ModelSpec:
-    def build(settings: ModelSettings, *, device: str, dtype: str) -> InstanceSegmenter:
-        from wsi_pipeline.models.domain_segmenter import DomainSegmenter
-
-        plan = domain_segment_plan(settings, section=section_of(settings))
-        return DomainSegmenter(plan, device=device, dtype=dtype, margin=settings.window_margin)
-
-    def files(settings: ModelSettings) -> Mapping[str, Path]:
-        return domain_segment_plan(settings, section=section_of(settings)).files
-
-    return ModelSpec(
-        name="domain-decoder",
-        roles=("InstanceSegmenter",),
-        description="a small decoder on a frozen encoder; finds objects without prompts",
+        description=description,
         build=build,
         prompt_kinds=frozenset(),
         backbones=tuple(BACKBONES),
         weight_files=files,
-        class_names=lambda settings: domain_facts(files(settings)["domain-decoder"]).classes,
+        class_names=lambda settings: class_names(files(settings)[name]),
+        context_factor=lambda settings: context_factor(files(settings)[name]),
         status="to be trained: needs segment.weights",
     )
 
@@ -171,7 +160,21 @@ _BUILT_IN = {
         ("pa-sam", "SAM with a prompt adapter guided by the image's edges", _TRAINED),
         ("wsi-sam", "dual mask decoder on paired patches, HQ features and token aggregation", _TRAINED),
     )
-} | {"lora-sam": _lora_sam(), "domain-decoder": _domain_decoder()}
+} | {
+    "lora-sam": _finder(
+        "lora-sam",
+        lora_sam_plan,
+        "low-rank adapted encoder; finds objects without prompts",
+        lambda path: lora_sam_facts(path).settings.classes,
+    ),
+    "domain-decoder": _finder(
+        "domain-decoder",
+        domain_segment_plan,
+        "a small decoder on a frozen encoder; finds objects without prompts",
+        lambda path: domain_facts(path).classes,
+        lambda path: domain_facts(path).context_factor,
+    ),
+}
 
 
 def available_models() -> list[ModelSpec]:
@@ -355,23 +358,23 @@ def check_models(workflow: Workflow) -> list[str]:
     warnings = [warning for settings in stages for warning in _check_model(settings)]
     if workflow.segment is not None and workflow.prompts is not None:
         check_prompts(workflow.segment, workflow.prompts)
+    factor = workflow.tiling.context_factor
     if isinstance(workflow.prompts, DomainDecoderPrompts):
-        plan = domain_plan(workflow.prompts.weights)
-        target_number(workflow.prompts, domain_facts(plan.files["domain-decoder"]).classes)
-        _check_context(plan, workflow.tiling.context_factor)
-    if workflow.segment is not None and workflow.segment.model == "domain-decoder":
-        _check_context(domain_segment_plan(workflow.segment), workflow.tiling.context_factor)
+        facts = domain_facts(domain_plan(workflow.prompts.weights).files["domain-decoder"])
+        target_number(workflow.prompts, facts.classes)
+        _check_context(facts.context_factor, factor)
+    if workflow.segment is not None:
+        _check_context(find_model(workflow.segment.model).context_factor(workflow.segment), factor)
     return warnings
 
 
-def _check_context(plan: WeightPlan, context_factor: float) -> None:
-    """Refuse low patches that see farther, or less far, than those a domain decoder was trained on."""
-    facts = domain_facts(plan.files["domain-decoder"])
-    if facts.context_factor not in (None, context_factor):
+def _check_context(trained_on: float | None, context_factor: float) -> None:
+    """Refuse low patches that see farther, or less far, than those a model was trained on."""
+    if trained_on not in (None, context_factor):
         raise WorkflowError(
-            f"the decoder was trained on low patches that see {facts.context_factor:g} times as far",
+            f"the decoder was trained on low patches that see {trained_on:g} times as far",
             where="tiling.context_factor",
-            fix=f"Set it to {facts.context_factor:g}",
+            fix=f"Set it to {trained_on:g}",
         )
 
 

@@ -17,7 +17,7 @@ from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.checkpoints import Contents
-    from wsi_pipeline.models.domain_decoder import DecoderFacts
+    from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts
     from wsi_pipeline.models.lora_sam.file import Facts
 
 ALL_PROMPTS = frozenset({"box", "point", "mask"})
@@ -220,7 +220,7 @@ def domain_facts(path: Path) -> DecoderFacts:
         WeightsError: it is unreadable or of another kind.
     """
     from wsi_pipeline.models.checkpoints import expect
-    from wsi_pipeline.models.domain_decoder import KIND, read_facts
+    from wsi_pipeline.models.domain_decoder.decoder import KIND, read_facts
 
     fix = "Set prompts.weights to a file that `wsi-pipeline train domain-decoder` wrote"
     expect(describe(path), (KIND,), None, where=path, fix=fix)

@@ -72,6 +72,18 @@ class MaskBatch:
     def __len__(self) -> int:
         return len(self.logits)
 
+    def take(self, rows: np.ndarray) -> MaskBatch:
+        """Some of the answers, by number or as (N,) bool."""
+        return MaskBatch(self.logits[rows], self.origin[rows], self.iou[rows])
+
+    def on_patch(self, size: int) -> np.ndarray:
+        """(N, size, size) bool masks on the whole patch."""
+        masks = np.zeros((len(self), size, size), bool)
+        height, width = self.logits.shape[1:]
+        for mask, logits, (x, y) in zip(masks, self.logits, self.origin, strict=True):
+            mask[y : y + height, x : x + width] = logits > 0
+        return masks
+
 
 @runtime_checkable
 class Segmenter(Protocol):
@@ -124,6 +136,10 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def take(self, rows: np.ndarray) -> Instances:
+        """Some of the objects, by number."""
+        return Instances(self.masks.take(rows), self.boxes[rows], self.scores[rows], self.classes[rows])
 
 
 @runtime_checkable

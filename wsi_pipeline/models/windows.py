@@ -57,6 +57,16 @@ class Windows:
         """Every window so many times, one after the other."""
         return Windows(self.start.repeat(times, axis=0), self.side.repeat(times))
 
+    def by_side(self) -> Iterator[tuple[np.ndarray, Windows]]:
+        """Numbers of the windows of each side, ascending, and these windows."""
+        for side in np.unique(self.side):
+            rows = np.flatnonzero(self.side == side)
+            yield rows, Windows(self.start[rows], self.side[rows])
+
+    def corners(self, size: int) -> np.ndarray:
+        """(N, 2) int64 (x, y) of the windows' top-left px on a patch of ``size`` px."""
+        return self.start * (size // CELLS)
+
     def drawn(self) -> Windows:
         """The windows that have to be drawn to be right inside these."""
         side = np.minimum(self.side + 2 * HALO, CELLS)

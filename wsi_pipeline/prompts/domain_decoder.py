@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from wsi_pipeline.models.domain_model import DomainModel
+from wsi_pipeline.models.domain_decoder.model import DomainModel
+from wsi_pipeline.models.domain_decoder.object_map import ObjectMap, detections_of
+from wsi_pipeline.models.domain_decoder.splitting import SplitSettings
 from wsi_pipeline.models.resolve import domain_plan, target_number
 from wsi_pipeline.models.roles import Detections, PairImages
-from wsi_pipeline.models.seen import Seen, described
-from wsi_pipeline.models.splitting import SplitSettings
 from wsi_pipeline.workflow import DomainDecoderPrompts
 
 
@@ -36,9 +36,9 @@ class DomainPrompter:
 
     def detect(self, pairs: PairImages, *, mpp: float) -> list[Detections]:
         """Objects of each high patch, from top to bottom; scores are mean probabilities. See ``Prompter``."""
-        return [described(seen, self.model.px) for seen in self.see(pairs, mpp=mpp)]
+        return [detections_of(seen, self.model.px) for seen in self.see(pairs, mpp=mpp)]
 
-    def see(self, pairs: PairImages, *, mpp: float) -> list[Seen]:
+    def see(self, pairs: PairImages, *, mpp: float) -> list[ObjectMap]:
         """The same objects as labels; ``mpp`` is µm per px of the high patches."""
         settings = self.settings
         area = settings.min_area / (mpp * self.model.px) ** 2

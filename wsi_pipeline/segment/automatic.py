@@ -165,7 +165,7 @@ def _read_crop(slide: GridReader, segmenter: Segmenter, extent: TileExtent, fact
 def _certain(answers: MaskBatch, threshold: float) -> MaskBatch:
     """Answers with a predicted IoU above the threshold; 0 lets all pass, as predictions may be negative."""
     passing = (answers.iou > threshold) | (threshold == 0)
-    return MaskBatch(answers.logits[passing], answers.origin[passing], answers.iou[passing])
+    return answers.take(passing)
 
 
 def _best_boxes(found: Sequence[PackedCandidate], scores: Sequence[float], max_iou: float) -> list[PackedCandidate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,6 +132,21 @@ def by_position(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 OnTiles = list[tuple[int, list[Candidate]]]
 """Rows of a batch's tiles, ascending, and the objects on each."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundOnTiles:
+    """The objects of a batch.
+
+    Attributes:
+        on_tiles: as of ``OnTiles``.
+        scores: (N,) how sure it is that there is something, of what the objects' ``row`` counts.
+        classes: (N,) int64 their classes, 0 for none; empty where nobody tells classes apart.
+    """
+
+    on_tiles: Iterable[tuple[int, list[Candidate]]]
+    scores: np.ndarray
+    classes: np.ndarray
 
 
 def best_on_tile(candidates: list[Candidate], scores: np.ndarray, max_iou: float) -> list[Candidate]:

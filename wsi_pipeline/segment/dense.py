@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -14,7 +14,7 @@ from wsi_pipeline.geometry import PixelGrid
 from wsi_pipeline.models.roles import InstanceSegmenter, PairImages, PromptBatch, Prompter, Segmenter
 from wsi_pipeline.segment import components, decoding
 from wsi_pipeline.segment.automatic import MaskFinder, find_on_tiles
-from wsi_pipeline.segment.candidates import Candidate, OnTiles, accept, best_on_tile, paint_logits
+from wsi_pipeline.segment.candidates import Candidate, FoundOnTiles, OnTiles, accept, best_on_tile, paint_logits
 from wsi_pipeline.segment.decoding import decode_in_calls, select, take, window_bounds, window_sides
 from wsi_pipeline.segment.found import FoundObject, collect
 from wsi_pipeline.segment.instances import InstanceFinder
@@ -119,20 +119,6 @@ def segment_batch(
     return collect(objects, canvas, np.array([(tile.x, tile.y) for tile in tiles]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Objects of a batch.
-
-    Attributes:
-        on_tiles: as of ``OnTiles``.
-        scores, classes: the detection score of what the objects' ``row`` counts, and its class where it has one.
-    """
-
-    on_tiles: Iterable[tuple[int, list[Candidate]]]
-    scores: np.ndarray
-    classes: np.ndarray
-
-
 def _find(
     slide: GridReader,
     images: PairImages,
@@ -141,23 +127,22 @@ def _find(
     prompter: Prompter | None,
     workflow: Workflow,
     refine: RefineStage | None,
-) -> _Found:
+) -> FoundOnTiles:
     """The objects of all tiles, by the way that the prompts section names."""
     settings, nothing = workflow.segment, np.zeros(0, np.int64)
     assert settings is not None
     again = None if refine is None else partial(_refined, refine, slide, images, extents)
     if isinstance(workflow.prompts, SegmentModelPrompts):
         finder = InstanceFinder(cast(InstanceSegmenter, segmenter), settings, workflow.prompts, again)
-        found = finder.find(images, np.flatnonzero(~is_blank(images.high)).tolist(), extents)
-        return _Found(found.on_tiles, found.scores, found.classes)
+        return finder.find(images, np.flatnonzero(~is_blank(images.high)).tolist(), extents)
     segmenter = cast(Segmenter, segmenter)
     if isinstance(workflow.prompts, GridPrompts):
         everything = MaskFinder(segmenter, workflow.prompts, settings.nms_iou)
-        return _Found(find_on_tiles(everything, slide, images, extents, refine), np.ones(1), nothing)
+        return FoundOnTiles(find_on_tiles(everything, slide, images, extents, refine), np.ones(1), nothing)
     assert prompter is not None
     questions = _find_questions(prompter, images, extents)
     answered = _answer_all(segmenter, images, questions, extents, settings, again) if len(questions) else []
-    return _Found(answered, questions.scores, nothing)
+    return FoundOnTiles(answered, questions.scores, nothing)
 
 
 def is_blank(images: np.ndarray) -> np.ndarray:

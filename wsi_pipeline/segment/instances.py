@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from wsi_pipeline.models.roles import Instances, InstanceSegmenter, PairImages
 from wsi_pipeline.segment import components
-from wsi_pipeline.segment.candidates import Candidate, OnTiles, best_on_tile, cut_out
+from wsi_pipeline.segment.candidates import Candidate, FoundOnTiles, OnTiles, best_on_tile, cut_out
 from wsi_pipeline.segment.decoding import select
 from wsi_pipeline.segment.memory import in_halves
 from wsi_pipeline.segment.reduced import reduce_answers
@@ -21,21 +20,6 @@ TILES_AT_ONCE = 4
 
 Again = Callable[[OnTiles, Sequence[int]], OnTiles]
 """Draws the objects of tiles anew; also gets the numbers of the tiles."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundObjects:
-    """What a model found on the tiles of a batch.
-
-    Attributes:
-        on_tiles: the objects; their ``row`` counts in the arrays.
-        scores: (N,) float32, the model's.
-        classes: (N,) int64, 0 for none.
-    """
-
-    on_tiles: OnTiles
-    scores: np.ndarray
-    classes: np.ndarray
 
 
 class InstanceFinder:
@@ -55,13 +39,13 @@ class InstanceFinder:
         self._scores: list[float] = []
         self._classes: list[int] = []
 
-    def find(self, images: PairImages, rows: Sequence[int], extents: Sequence[TileExtent]) -> FoundObjects:
+    def find(self, images: PairImages, rows: Sequence[int], extents: Sequence[TileExtent]) -> FoundOnTiles:
         """The objects of the tiles ``rows`` of a batch; the arguments are those of the whole batch."""
         objects: OnTiles = []
         for start in range(0, len(rows), TILES_AT_ONCE):
             some = rows[start : start + TILES_AT_ONCE]
             objects += self._on_some(images, some, extents)
-        return FoundObjects(objects, np.array(self._scores, np.float32), np.array(self._classes, np.int64))
+        return FoundOnTiles(objects, np.array(self._scores, np.float32), np.array(self._classes, np.int64))
 
     def _on_some(self, images: PairImages, rows: Sequence[int], extents: Sequence[TileExtent]) -> OnTiles:
         def look(asked: Sequence[int]) -> list[list[Instances]]:

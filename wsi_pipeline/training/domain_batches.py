@@ -10,12 +10,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from wsi_pipeline.models.domain_decoder import MAP_SIZE
-from wsi_pipeline.models.resolve import BACKBONES
+from wsi_pipeline.models.domain_decoder.decoder import MAP_SIZE
 from wsi_pipeline.training.batches import Encode
-from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.samples import Picture, Sample
-from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.epochs import Patches, random_of
+from wsi_pipeline.training.recipe import DomainRecipe
 from wsi_pipeline.training.sources import Joined
 
 
@@ -59,25 +58,20 @@ class DomainBatches:
         source: the samples.
         encode: gives the embeddings.
         device: where batches are wanted.
-        pairs: whether low patches are wanted.
     """
 
-    def __init__(self, recipe: Recipe, source: Joined, encode: Encode, device: torch.device, *, pairs: bool) -> None:
-        self._recipe, self._source, self._encode, self._device, self._pairs = recipe, source, encode, device, pairs
-        self._size = BACKBONES[recipe.backbone].input_size
+    def __init__(self, recipe: DomainRecipe, source: Joined, encode: Encode, device: torch.device) -> None:
+        self._recipe, self._encode, self._device = recipe, encode, device
+        self._patches = Patches(recipe, source)
 
     def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[DomainBatch]:
         """One part of all samples; see ``Batches``. Patches are those that prompted heads of the same seed see."""
-        recipe = self._recipe
-        augmentation = Augmentation(self._size, recipe.context_factor)
-        pairs = AugmentedPairs(self._source, augmentation, recipe.seed, (epoch - 1) % recipe.variants)
-        seed = int(np.random.default_rng((recipe.seed, epoch, step, part)).integers(2**62))
-        yield from self._batch([pairs[number] for number in numbers], seed)
+        seed = int(random_of(self._recipe, epoch, step, part).integers(2**62))
+        yield from self._batch(self._patches.varied(numbers, (epoch - 1) % self._recipe.variants), seed)
 
     def validation(self, number: int) -> Iterator[DomainBatch]:
         """The middle of a sample as it is."""
-        pairs = AugmentedPairs(self._source, Augmentation.none(self._size, self._recipe.context_factor), 0)
-        yield from self._batch([pairs[number]], 0)
+        yield from self._batch([self._patches.plain(number)], 0)
 
     def _batch(self, samples: Sequence[Sample], seed: int) -> Iterator[DomainBatch]:
         """Nothing where none of the samples is annotated for a class."""
@@ -87,7 +81,7 @@ class DomainBatches:
             return
         high = self._encode(np.stack([sample.high.image for sample in samples])).embedding
         low = None
-        if self._pairs:
+        if self._recipe.low_patch:
             around = [sample.low.image for sample in samples if sample.low is not None]
             low = self._encode(np.stack(around)).embedding
         targets = zip(*(target_of(sample, classes) for sample in samples), strict=True)

@@ -10,15 +10,22 @@ from torch.nn import functional as F
 
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.builders import load_sam
-from wsi_pipeline.models.domain_decoder import KIND, DecoderFacts, DomainDecoder, DomainMaps, load_domain_decoder
+from wsi_pipeline.models.domain_decoder.decoder import (
+    KIND,
+    DecoderFacts,
+    DomainDecoder,
+    DomainMaps,
+    load_domain_decoder,
+)
 from wsi_pipeline.models.resolve import WeightPlan, sam_plan
 from wsi_pipeline.models.weights import locate
 from wsi_pipeline.training.boundary import boundary_iou, mask_iou
 from wsi_pipeline.training.domain_batches import DomainBatch, DomainBatches, Target
+from wsi_pipeline.training.draws import seeded
 from wsi_pipeline.training.features import FrozenFeatures
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.losses import INSIDE, mask_loss
-from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.recipe import DomainRecipe
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.workflow import ModelSettings
 
@@ -31,8 +38,9 @@ class DomainHead(Head[DomainBatch]):
 
     kind = KIND
     module: DomainDecoder
+    _recipe: DomainRecipe
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: DomainRecipe, device: torch.device) -> None:
         super().__init__(recipe, device)
         self.plan = sam_plan(ModelSettings(model="sam", backbone=recipe.backbone), section="recipe")
         self._sam = load_sam(self.plan)
@@ -42,8 +50,7 @@ class DomainHead(Head[DomainBatch]):
 
     def _decoder(self, facts: DecoderFacts) -> DomainDecoder:
         if self._recipe.weights is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self._recipe.seed)
+            with seeded(self._recipe.seed, torch.device("cpu")):
                 return DomainDecoder(facts)
         path = locate(self._recipe.weights)
         decoder = load_domain_decoder(path)
@@ -57,12 +64,11 @@ class DomainHead(Head[DomainBatch]):
 
     def batches(self, source: Joined, embeddings: Path) -> DomainBatches:
         features = FrozenFeatures.of(self._sam, embeddings, self._device)
-        return DomainBatches(self._recipe, source, features, self._device, pairs=self._recipe.low_patch)
+        return DomainBatches(self._recipe, source, features, self._device)
 
     def loss(self, part: DomainBatch) -> Tensor:
         # a run that goes on has to drop the same channels as one that was not stopped
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(part.seed)
+        with seeded(part.seed, self._device):
             maps = self.module(part.high, part.low)
         return domain_loss(maps, part.target)
 

@@ -26,7 +26,7 @@ from wsi_pipeline.training.known_px import logits_where_known, sampled_loss, unc
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
 from wsi_pipeline.training.prompted_batches import PromptedBatch
 from wsi_pipeline.training.prompted_head import PromptedHead
-from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.recipe import HqRecipe, LoraRecipe, PaRecipe, WsiRecipe
 
 
 class _Branch(NamedTuple):
@@ -57,9 +57,11 @@ class HqHead(PromptedHead):
 
     kind = "hq-decoder"
     module: HqMaskDecoder
+    _recipe: HqRecipe
 
-    def _load(self, recipe: Recipe) -> None:
-        self.plan = hq_sam_plan(recipe.model, section="recipe")
+    def _load(self) -> None:
+        self.margin = self._recipe.window_margin
+        self.plan = hq_sam_plan(self._recipe.model, section="recipe")
         model = load_hq_sam(self.plan)
         self.sam, self.module = model, model.mask_decoder
 
@@ -81,8 +83,11 @@ class WsiHead(PromptedHead):
     kind = "wsi-heads"
     pairs = True
     module: DualDecoder
+    _recipe: WsiRecipe
 
-    def _load(self, recipe: Recipe) -> None:
+    def _load(self) -> None:
+        recipe = self._recipe
+        self.margin = recipe.window_margin
         self.plan = wsi_sam_plan(recipe.model, section="recipe")
         model = load_wsi_sam(self.plan)
         if recipe.hq_head is not None:
@@ -123,14 +128,14 @@ class PaHead(PromptedHead):
     """PA-SAM's decoder; of SAM's tensors it changes those that draw the mask."""
 
     kind = "pa-decoder"
-    windowed = False
     also_own = ("output_upscaling.", "output_hypernetworks_mlps.", "mask_tokens.")
     sam: PaSam
+    _recipe: PaRecipe
 
-    def _load(self, recipe: Recipe) -> None:
-        self.plan = pa_sam_plan(recipe.model, section="recipe")
+    def _load(self) -> None:
+        self.plan = pa_sam_plan(self._recipe.model, section="recipe")
         self.sam = load_pa_sam(self.plan)
-        self.sam.edges = recipe.edges
+        self.sam.edges = self._recipe.edges
         self.module = self.sam.mask_decoder
 
     def begin(self, epoch: int) -> None:
@@ -155,14 +160,14 @@ class PaHead(PromptedHead):
         return self.sam.segment(part.batch.high.seen.embedding, guide, part.asked.high, generator=generator)
 
 
-def _lora_head(recipe: Recipe, device: torch.device) -> Head[Any]:
+def _lora_head(recipe: LoraRecipe, device: torch.device) -> Head[Any]:
     # it takes the library of adapters seconds to be imported
     from wsi_pipeline.training.lora_head import LoraHead
 
     return LoraHead(recipe, device)
 
 
-HEADS: dict[str, Callable[[Recipe, torch.device], Head[Any]]] = {
+HEADS: dict[str, Callable[[Any, torch.device], Head[Any]]] = {
     "hq-sam": HqHead,
     "wsi-sam": WsiHead,
     "pa-sam": PaHead,

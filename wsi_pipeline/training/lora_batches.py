@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from wsi_pipeline.errors import TrainingError
-from wsi_pipeline.models.lora_sam.boxes import Truth
+from wsi_pipeline.models.coarse_prompts import bounding_boxes
+from wsi_pipeline.models.lora_sam.box_heads import Truth
 from wsi_pipeline.models.preprocess import to_tensor
-from wsi_pipeline.models.resolve import BACKBONES
 from wsi_pipeline.training.batches import objects_of
-from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.samples import Sample
-from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.epochs import Patches, random_of
+from wsi_pipeline.training.recipe import LoraRecipe
 from wsi_pipeline.training.sources import Joined
 
 
@@ -48,9 +48,9 @@ class PatchBatches:
         TrainingError: a sample is annotated for some of the classes only: what is not annotated is background.
     """
 
-    def __init__(self, recipe: Recipe, source: Joined, device: torch.device) -> None:
-        self._recipe, self._source, self._device = recipe, source, device
-        self._size = BACKBONES[recipe.backbone].input_size
+    def __init__(self, recipe: LoraRecipe, source: Joined, device: torch.device) -> None:
+        self._recipe, self._device = recipe, device
+        self._patches = Patches(recipe, source)
         for info in source.infos:
             missing = sorted(set(recipe.classes) - set(info.class_names))
             if missing and len(missing) < len(recipe.classes):
@@ -62,16 +62,12 @@ class PatchBatches:
 
     def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[PatchBatch]:
         """One part of all samples that show objects; see ``Batches``."""
-        recipe = self._recipe
-        augmentation = Augmentation(self._size, recipe.context_factor)
-        pairs = AugmentedPairs(self._source, augmentation, recipe.seed, epoch - 1)
-        seed = int(np.random.default_rng((recipe.seed, epoch, step, part)).integers(2**62))
-        yield from self._batch([pairs[number] for number in numbers], seed)
+        seed = int(random_of(self._recipe, epoch, step, part).integers(2**62))
+        yield from self._batch(self._patches.varied(numbers, epoch - 1), seed)
 
     def validation(self, number: int) -> Iterator[PatchBatch]:
         """The middle of a sample as it is."""
-        pairs = AugmentedPairs(self._source, Augmentation.none(self._size, self._recipe.context_factor), 0)
-        yield from self._batch([pairs[number]], 0)
+        yield from self._batch([self._patches.plain(number)], 0)
 
     def _batch(self, samples: Sequence[Sample], seed: int) -> Iterator[PatchBatch]:
         truths = [truth_of(sample, self._recipe.classes, self._recipe.min_object, self._device) for sample in samples]
@@ -101,16 +97,8 @@ def truth_of(sample: Sample, classes: Sequence[str], smallest: int, device: torc
     known = picture.known & ~np.isin(picture.labels, np.setdiff1d(wanted, large))
     masks = (picture.labels == numbers[:, None, None]) & picture.known
     return Truth(
-        torch.from_numpy(_boxes(masks)).to(device),
+        torch.from_numpy(bounding_boxes(masks)).to(device),
         torch.from_numpy(class_of[numbers].astype(np.int64)).to(device),
         torch.from_numpy(masks).to(device),
         torch.from_numpy(known).to(device),
     )
-
-
-def _boxes(masks: np.ndarray) -> np.ndarray:
-    """(N, 4) float32 ``x0, y0, x1, y1`` of masks (N, S, S), none empty."""
-    columns, rows = np.asarray(masks.any(axis=1)), np.asarray(masks.any(axis=2))
-    first = [axis.argmax(axis=1) for axis in (columns, rows)]
-    last = [axis.shape[1] - axis[:, ::-1].argmax(axis=1) for axis in (columns, rows)]
-    return np.stack([*first, *last], axis=1).astype(np.float32)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.builders import load_lora_sam, load_sam
-from wsi_pipeline.models.lora_sam.boxes import Truth
+from wsi_pipeline.models.lora_sam.box_heads import Truth
 from wsi_pipeline.models.lora_sam.build import build_lora_sam
 from wsi_pipeline.models.lora_sam.file import KIND, Facts, state_of
 from wsi_pipeline.models.lora_sam.model import LoraSam
@@ -19,10 +19,11 @@ from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.resolve import lora_sam_plan, sam_plan
 from wsi_pipeline.models.roles import Instances
 from wsi_pipeline.training.boundary import boundary_iou, mask_iou
+from wsi_pipeline.training.draws import seeded
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.lora_batches import PatchBatch, PatchBatches
 from wsi_pipeline.training.lora_loss import lora_losses
-from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.recipe import LoraRecipe
 from wsi_pipeline.training.recompute import recompute_blocks
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.workflow import ModelSettings
@@ -36,8 +37,9 @@ class LoraHead(Head[PatchBatch]):
 
     kind = KIND
     module: LoraSam
+    _recipe: LoraRecipe
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: LoraRecipe, device: torch.device) -> None:
         super().__init__(recipe, device)
         settings = LoraSamSettings(**recipe.lora.model_dump(), classes=recipe.classes)
         self.module = self._model(settings).to(device)
@@ -49,8 +51,7 @@ class LoraHead(Head[PatchBatch]):
         recipe = self._recipe
         if recipe.weights is None:
             self.plan = sam_plan(ModelSettings(model="sam", backbone=recipe.backbone), section="recipe")
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(recipe.seed)
+            with seeded(recipe.seed, torch.device("cpu")):
                 return build_lora_sam(load_sam(self.plan), settings)
         start = ModelSettings(model="lora-sam", backbone=recipe.backbone, weights=recipe.weights)
         self.plan = lora_sam_plan(start, section="recipe")
@@ -72,8 +73,7 @@ class LoraHead(Head[PatchBatch]):
 
     def loss(self, part: PatchBatch) -> Tensor:
         # a run that goes on has to draw the same examples as one that was not stopped
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(part.seed)
+        with seeded(part.seed, self._device):
             most, dice = self._recipe.objects, self._recipe.mask_dice
             losses = lora_losses(self.module, part.pixels, part.truths, most=most, dice=dice)
         return torch.stack(list(losses.values())).sum()
@@ -86,21 +86,16 @@ class LoraHead(Head[PatchBatch]):
         """
         found = self.module.instances(self.module.encode(part.pixels), min_score=MIN_SCORE, most=MOST, margin=MARGIN)
         scores = [
-            _scores(_whole(groups, self.module.size).to(self._device), truth)
+            _scores(_on_patch(groups, self.module.size).to(self._device), truth)
             for groups, truth in zip(found, part.truths, strict=True)
         ]
         return torch.cat(scores, dim=1)
 
 
-def _whole(groups: list[Instances], size: int) -> Tensor:
+def _on_patch(groups: list[Instances], size: int) -> Tensor:
     """(n, S, S) bool masks of the objects of one image."""
-    masks = np.zeros((sum(map(len, groups)), size, size), bool)
-    rows = iter(masks)
-    for group in groups:
-        side = group.masks.logits.shape[-1]
-        for logits, (x, y) in zip(group.masks.logits, group.masks.origin, strict=True):
-            next(rows)[y : y + side, x : x + side] = logits > 0
-    return torch.from_numpy(masks)
+    masks = [group.masks.on_patch(size) for group in groups]
+    return torch.from_numpy(np.concatenate([np.zeros((0, size, size), bool), *masks]))
 
 
 def _scores(found: Tensor, truth: Truth) -> Tensor:

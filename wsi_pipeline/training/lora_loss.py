@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.models.lora_sam.box_heads import Shown, Truth
 from wsi_pipeline.models.lora_sam.boxed import BoxedLoraSam
-from wsi_pipeline.models.lora_sam.boxes import Shown, Truth
 from wsi_pipeline.models.lora_sam.model import LoraSam
 from wsi_pipeline.models.lora_sam.semantic import SemanticLoraSam
 from wsi_pipeline.training.losses import mask_loss

@@ -13,11 +13,10 @@ from wsi_pipeline.models.mask_decoder import CellWindows
 from wsi_pipeline.models.prompt_embedding import PromptTensors
 from wsi_pipeline.models.resolve import BACKBONES
 from wsi_pipeline.training.batches import Batch, Encode, batch_of, objects_of, separate_prompts, windows_around
-from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.samples import Sample
-from wsi_pipeline.training.epochs import chunks, spread
+from wsi_pipeline.training.epochs import Patches, chunks, random_of, spread
 from wsi_pipeline.training.prompt_simulation import KindWeights, PromptRecipe, PromptSimulator
-from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.recipe import PromptedRecipe
 from wsi_pipeline.training.sources import Joined
 
 
@@ -60,22 +59,21 @@ class PromptedBatches:
         encode: gives the embeddings.
         device: where batches are wanted.
         pairs: whether low patches are wanted.
-        windowed: whether masks are wanted in windows around boxes only.
+        margin: share of a box by which the windows reach beyond it that masks are wanted in; None: whole patches.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: PromptedRecipe,
         source: Joined,
         encode: Encode,
         device: torch.device,
         *,
         pairs: bool = False,
-        windowed: bool = False,
+        margin: float | None = None,
     ) -> None:
-        self._recipe, self._source, self._encode, self._device, self._pairs = recipe, source, encode, device, pairs
-        self._margin = recipe.window_margin if windowed else None
-        self._size = BACKBONES[recipe.backbone].input_size
+        self._recipe, self._encode, self._device, self._pairs, self._margin = recipe, encode, device, pairs, margin
+        self._patches = Patches(recipe, source)
         self._simulator = PromptSimulator(prompts_of(recipe))
         self._steady = PromptSimulator(PromptRecipe(KindWeights(1, 0, 0), KindWeights(1, 0, 0), to_edges=True))
 
@@ -86,11 +84,9 @@ class PromptedBatches:
             numbers: of the samples.
             epoch, step, part: numbers of the epoch, of the step in it and of the batch in that.
         """
-        recipe = self._recipe
-        augmentation = Augmentation(self._size, recipe.context_factor)
-        pairs = AugmentedPairs(self._source, augmentation, recipe.seed, (epoch - 1) % recipe.variants)
-        random = np.random.default_rng((recipe.seed, epoch, step, part))
-        samples, chosen = self._with_objects([pairs[number] for number in numbers], random)
+        random = random_of(self._recipe, epoch, step, part)
+        varied = self._patches.varied(numbers, (epoch - 1) % self._recipe.variants)
+        samples, chosen = self._with_objects(varied, random)
         if samples:
             batch = batch_of(samples, chosen, self._encode, self._device, pairs=self._pairs)
             generator = torch.Generator(self._device).manual_seed(int(random.integers(2**62)))
@@ -98,8 +94,7 @@ class PromptedBatches:
 
     def validation(self, number: int) -> Iterator[PromptedBatch]:
         """The boxes of objects in the middle of a sample, ``recipe.objects`` at once."""
-        pairs = AugmentedPairs(self._source, Augmentation.none(self._size, self._recipe.context_factor), 0)
-        sample = pairs[number]
+        sample = self._patches.plain(number)
         judged = spread(objects_of(sample.high, self._recipe.min_object).tolist(), self._recipe.judged_objects)
         for chosen in chunks(judged, self._recipe.objects):
             batch = batch_of([sample], [np.array(chosen)], self._encode, self._device, pairs=self._pairs)
@@ -118,7 +113,8 @@ class PromptedBatches:
     def _windows(self, high: PromptTensors, low: PromptTensors) -> PairWindows:
         if self._margin is None or high.boxes is None or low.boxes is None:
             return PairWindows()
-        return PairWindows(*(windows_around(boxes, self._margin, self._size) for boxes in (high.boxes, low.boxes)))
+        size = self._patches.size
+        return PairWindows(*(windows_around(boxes, self._margin, size) for boxes in (high.boxes, low.boxes)))
 
     def _with_objects(
         self, samples: Sequence[Sample], random: np.random.Generator
@@ -130,7 +126,7 @@ class PromptedBatches:
         return [sample for sample, _ in shown], [np.resize(labels, count) for _, labels in shown]
 
 
-def prompts_of(recipe: Recipe) -> PromptRecipe:
+def prompts_of(recipe: PromptedRecipe) -> PromptRecipe:
     """How prompts are made up: kinds that the backbone does not take never are."""
     kinds, shares = BACKBONES[recipe.backbone].prompt_kinds, recipe.prompts
     box, point, mask = (getattr(shares, kind) if kind in kinds else 0.0 for kind in ("box", "point", "mask"))

@@ -18,7 +18,7 @@ from wsi_pipeline.training.features import FrozenFeatures
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.losses import INSIDE
 from wsi_pipeline.training.prompted_batches import PromptedBatch, PromptedBatches
-from wsi_pipeline.training.recipe import Recipe
+from wsi_pipeline.training.recipe import PromptedRecipe
 from wsi_pipeline.training.sources import Joined
 
 
@@ -29,18 +29,19 @@ class PromptedHead(Head[PromptedBatch]):
         sam: the backbone; its image encoder is not moved to the device.
         also_own: beginnings of SAM's keys that the published training changes, too.
         pairs: whether it looks at low patches.
-        windowed: whether it can draw masks in windows.
+        margin: share of a box by which the windows reach beyond it that masks are drawn in; None: whole patches.
     """
 
     pairs: ClassVar[bool] = False
-    windowed: ClassVar[bool] = True
+    margin: float | None = None
     also_own: ClassVar[tuple[str, ...]] = ()
 
     sam: Sam
+    _recipe: PromptedRecipe
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: PromptedRecipe, device: torch.device) -> None:
         super().__init__(recipe, device)
-        self._load(recipe)
+        self._load()
         for decoder in self.module.modules():
             if isinstance(decoder, HqMaskDecoder) and not decoder.extra_tokens_visible:
                 _blend_in(decoder)
@@ -54,7 +55,7 @@ class PromptedHead(Head[PromptedBatch]):
             parameter.requires_grad_()
 
     @abstractmethod
-    def _load(self, recipe: Recipe) -> None:
+    def _load(self) -> None:
         """Set ``sam``, ``module`` and ``plan``."""
 
     @abstractmethod
@@ -63,7 +64,7 @@ class PromptedHead(Head[PromptedBatch]):
 
     def batches(self, source: Joined, embeddings: Path) -> PromptedBatches:
         features = FrozenFeatures.of(self.sam, embeddings, self._device)
-        return PromptedBatches(self._recipe, source, features, self._device, pairs=self.pairs, windowed=self.windowed)
+        return PromptedBatches(self._recipe, source, features, self._device, pairs=self.pairs, margin=self.margin)
 
     def scores(self, part: PromptedBatch) -> Tensor:
         view = part.batch.high.within(part.windows.high)

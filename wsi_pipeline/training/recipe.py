@@ -6,7 +6,7 @@ The recipes that ship, ``recipes/*.yaml``, name the papers' values where they di
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -15,9 +15,6 @@ from wsi_pipeline.models.lora_sam.settings import LoraSamParts
 from wsi_pipeline.models.resolve import BACKBONES
 from wsi_pipeline.settings import Section, describe, read_settings, set_key
 from wsi_pipeline.workflow import ModelSettings
-
-System = Literal["hq-sam", "pa-sam", "wsi-sam", "domain-decoder", "lora-sam"]
-SYSTEMS: tuple[str, ...] = get_args(System)
 
 
 class Optimiser(Section):
@@ -48,68 +45,136 @@ class PromptShares(Section):
 
 
 class Recipe(Section):
-    """All that a training run depends on besides its data."""
+    """All that a training run depends on besides its data; a subclass for each system adds what is its own."""
 
-    system: System
-    backbone: str = Field("lite-medsam", description="frozen")
-    weights: str | None = Field(None, description="heads to start from; null starts from the backbone's own decoder")
-    hq_head: str | None = Field(
-        None, description="wsi-sam: an HQ-SAM head that both decoders start from; the low token adds nothing at first"
-    )
-    trained: Literal["branch", "decoder"] = Field(
-        "branch", description="the system's own tensors, as published, or the whole mask decoder"
-    )
-    with_sam_mask: bool = Field(
-        False, description="hq-sam, wsi-sam: the loss sees the sum with SAM's mask, as users do, not the branch alone"
-    )
-    edges: Literal["published", "image"] = Field("published", description="pa-sam: see segment.edges")
-    mine_after: int = Field(5, ge=0, description="pa-sam: epochs before points are mined")
+    may_change: ClassVar[frozenset[str]] = frozenset({"epochs", "patience", "save_as"})
+    """Keys that a run which goes on may have otherwise."""
+
+    system: str
+    backbone: str = Field("lite-medsam", description="what the system stands on")
+    weights: str | None = Field(None, description="trained weights to start from; null starts from the backbone alone")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: products in bfloat16, sums in float32")
     seed: int = Field(0, ge=0)
     epochs: int = Field(ge=1)
     patience: int = Field(5, ge=1, description="epochs without a better boundary IoU after which training ends")
-    variants: int = Field(4, ge=1, description="augmented versions of each sample; each is encoded once")
     classes: tuple[str, ...] = Field(
         (), description="of objects to train on; samples of others are left out; empty: all"
     )
     samples: int | None = Field(None, ge=1, description="train on so many samples only, drawn by the seed; null: all")
-    low_patch: bool = Field(True, description="domain-decoder: look at the low patch, too")
-    lora: LoraSamParts = Field(LoraSamParts(), description="lora-sam: adapter, pyramid and heads")
-    mask_dice: float = Field(0.0, ge=0, description="lora-sam: weight of Dice beside the cross entropy of masks")
-    recompute: bool = Field(False, description="lora-sam: keep less of the encoder in memory and compute it twice")
     mpp: float | None = Field(
         None, gt=0, description="µm per px at which annotations over slides are read; null: the slide's finest"
     )
     context_factor: float = Field(2.0, gt=1, le=16, description="how much farther the low patch sees")
-    objects: int = Field(8, ge=1, description="objects of a patch asked for at once")
     judged: bool = Field(True, description="whether epochs are judged; if not, all are trained and the last one counts")
     hold_out: float = Field(
         0.0, ge=0, lt=1, description="share of the training groups that epochs are judged on; 0: the samples marked val"
     )
-    judged_objects: int | None = Field(None, ge=1, description="of a sample that epochs are judged on; null: all")
-    window_margin: float | None = Field(
-        0.5,
-        ge=0,
-        description="hq-sam, wsi-sam: share of a box by which masks may reach beyond it; null: no limit",
-    )
-    min_object: int = Field(16, ge=1, description="px of the patch; smaller objects are left out")
     batch: int = Field(1, ge=1, description="patches computed at once")
     accumulate: int = Field(4, ge=1, description="batches of one step of the optimiser")
     save_as: Literal["fp32", "fp16"] = Field("fp32", description="numbers in the file of the result")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights, which are the result")
     optimiser: Optimiser = Optimiser()
-    prompts: PromptShares = PromptShares()
 
     @property
     def model(self) -> ModelSettings:
         """The model to start from; without weights, the plain backbone and not the head that ships for it."""
         weights = self.weights or BACKBONES[self.backbone].weights
-        return ModelSettings(model=self.system, backbone=self.backbone, weights=weights, edges=self.edges)
+        return ModelSettings(model=self.system, backbone=self.backbone, weights=weights)
 
     def what_counts(self) -> dict[str, Any]:
         """All that has to stay the same when a run goes on: how long it may last is not part of it."""
-        of_others = set() if self.system == "lora-sam" else {"lora", "mask_dice"}
-        return self.model_dump(mode="json", exclude={"epochs", "patience", "save_as", "recompute"} | of_others)
+        return self.model_dump(mode="json", exclude=set(self.may_change))
+
+    def check(self) -> None:
+        """Raises:
+        TrainingError: keys do not fit each other.
+        """
+        if self.backbone not in BACKBONES:
+            fix = f"Use one of {', '.join(BACKBONES)}"
+            raise TrainingError(f"no such backbone: {self.backbone}", where="backbone", fix=fix)
+
+
+class FrozenRecipe(Recipe):
+    """Of a system whose encoder is frozen, so that its embeddings can be kept."""
+
+    variants: int = Field(4, ge=1, description="augmented versions of each sample; each is encoded once")
+
+
+class PromptedRecipe(FrozenRecipe):
+    """Of a mask decoder that answers prompts."""
+
+    trained: Literal["branch", "decoder"] = Field(
+        "branch", description="the system's own tensors, as published, or the whole mask decoder"
+    )
+    objects: int = Field(8, ge=1, description="objects of a patch asked for at once")
+    min_object: int = Field(16, ge=1, description="px of the patch; smaller objects are left out")
+    judged_objects: int | None = Field(None, ge=1, description="of a sample that epochs are judged on; null: all")
+    prompts: PromptShares = PromptShares()
+
+    def check(self) -> None:
+        super().check()
+        kinds = BACKBONES[self.backbone].prompt_kinds
+        if not any(getattr(self.prompts, kind) for kind in kinds):
+            fix = f"Raise {' or '.join(sorted(kinds))}"
+            raise TrainingError(f"{self.backbone} takes none of these prompts", where="prompts", fix=fix)
+
+
+class HqRecipe(PromptedRecipe):
+    """HQ-SAM's."""
+
+    with_sam_mask: bool = Field(
+        False, description="the loss sees the sum with SAM's mask, as users do, not the branch alone"
+    )
+    window_margin: float | None = Field(
+        0.5, ge=0, description="share of a box by which masks may reach beyond it; null: no limit"
+    )
+
+
+class WsiRecipe(HqRecipe):
+    """WSI-SAM's."""
+
+    hq_head: str | None = Field(
+        None, description="an HQ-SAM head that both decoders start from; the low token adds nothing at first"
+    )
+
+
+class PaRecipe(PromptedRecipe):
+    """PA-SAM's."""
+
+    edges: Literal["published", "image"] = Field("published", description="see segment.edges")
+    mine_after: int = Field(5, ge=0, description="epochs before points are mined")
+
+    @property
+    def model(self) -> ModelSettings:
+        return super().model.model_copy(update={"edges": self.edges})
+
+
+class DomainRecipe(FrozenRecipe):
+    """The domain decoder's."""
+
+    low_patch: bool = Field(True, description="look at the low patch, too")
+
+
+class LoraRecipe(Recipe):
+    """LoRA-SAM's."""
+
+    may_change = Recipe.may_change | {"recompute"}
+
+    lora: LoraSamParts = Field(LoraSamParts(), description="adapter, pyramid and heads")
+    objects: int = Field(8, ge=1, description="objects of a patch whose masks are drawn in a step")
+    min_object: int = Field(16, ge=1, description="px of the patch; smaller objects are left out")
+    mask_dice: float = Field(0.0, ge=0, description="weight of Dice beside the cross entropy of masks")
+    recompute: bool = Field(False, description="keep less of the encoder in memory and compute it twice")
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    "hq-sam": HqRecipe,
+    "pa-sam": PaRecipe,
+    "wsi-sam": WsiRecipe,
+    "domain-decoder": DomainRecipe,
+    "lora-sam": LoraRecipe,
+}
+SYSTEMS = tuple(RECIPES)
 
 
 def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -129,26 +194,14 @@ def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any]
     changes = (_flat(_read(path)) if path else {}) | (overrides or {})
     for key, value in changes.items():
         set_key(data, key, value, error=TrainingError, where=path or system, fix="See the recipe's keys")
+    if data["system"] != system:
+        raise TrainingError(f"is a recipe for {data['system']}", where=path, fix=f"Train {data['system']}")
     try:
-        recipe = Recipe.model_validate(data)
+        recipe = RECIPES[system].model_validate(data)
     except ValidationError as error:
         raise TrainingError(describe(error), where=path or system, fix="Correct the recipe") from None
-    _check(recipe, system, path)
+    recipe.check()
     return recipe
-
-
-def _check(recipe: Recipe, system: str, where: Path | None) -> None:
-    if recipe.system != system:
-        raise TrainingError(f"is a recipe for {recipe.system}", where=where, fix=f"Train {recipe.system}")
-    if recipe.backbone not in BACKBONES:
-        raise TrainingError(
-            f"no such backbone: {recipe.backbone}", where="backbone", fix=f"Use one of {', '.join(BACKBONES)}"
-        )
-    kinds = BACKBONES[recipe.backbone].prompt_kinds
-    if not any(getattr(recipe.prompts, kind) for kind in kinds):
-        raise TrainingError(
-            f"{recipe.backbone} takes none of these prompts", where="prompts", fix=f"Raise {' or '.join(sorted(kinds))}"
-        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsi_pipeline.models.lora_sam.boxes import BoxHeads
+from wsi_pipeline.models.lora_sam.box_heads import BoxHeads
 from wsi_pipeline.models.lora_sam.tokens import RegionTokens
 
 _TEMPERATURE = 10_000.0

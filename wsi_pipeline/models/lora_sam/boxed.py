@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from wsi_pipeline.models.layers import EncoderOutput
-from wsi_pipeline.models.lora_sam.boxes import BoxHeads, Found
+from wsi_pipeline.models.lora_sam.box_heads import BoxHeads, Found
 from wsi_pipeline.models.lora_sam.model import LoraSam
 from wsi_pipeline.models.roles import Instances, MaskBatch
 from wsi_pipeline.models.windows import Windows
@@ -60,11 +60,12 @@ class BoxedLoraSam(LoraSam):
         levels = self.neck(seen)
         found = self.head.find_boxes(levels, self.size, min_score=min_score, most=most)
         boxes = [one.boxes for one in found]
+        places = [one.cpu().numpy() for one in boxes]
         made = self.head.of_regions(levels, self.size, boxes).split([len(one) for one in boxes])
         images = seen.embedding.split(1)
         return [
-            [self._group(image, one, what, rows, windows) for rows, windows in self.windows(one.boxes, margin)]
-            for image, one, what in zip(images, found, made, strict=True)
+            [self._group(image, one, what, rows, windows) for rows, windows in self.windows(place, margin)]
+            for image, one, what, place in zip(images, found, made, places, strict=True)
         ]
 
     def _group(self, image: Tensor, found: Found, made: Tensor, rows: np.ndarray, windows: Windows) -> Instances:
@@ -72,4 +73,4 @@ class BoxedLoraSam(LoraSam):
         mine = Found(*(part[rows] for part in found))
         logits = self._draw(image, mine, made[rows], windows)
         boxes, scores, labels = (part.cpu().numpy() for part in mine)
-        return Instances(MaskBatch(logits, self.corners(windows), scores), boxes, scores, self.classes(labels))
+        return Instances(MaskBatch(logits, windows.corners(self.size), scores), boxes, scores, self.classes(labels))

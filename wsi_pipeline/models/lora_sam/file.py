@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from wsi_pipeline.errors import WeightsError
-from wsi_pipeline.models.checkpoints import State, load_into
+from wsi_pipeline.models.checkpoints import State, load_into, read_metadata
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 
 if TYPE_CHECKING:
@@ -46,15 +46,12 @@ def read_facts(path: Path) -> Facts:
     Raises:
         WeightsError: it is no trained LoRA-SAM.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "np") as file:
-            found = file.metadata() or {}
+        found = read_metadata(path)
         if found["kind"] != KIND:
             raise KeyError(KIND)
         return Facts(found["backbone"], LoraSamSettings.model_validate_json(found["settings"]))
-    except (OSError, SafetensorError, KeyError, ValueError):
+    except (KeyError, ValueError):
         fix = "Give the lora-sam.safetensors that `wsi-pipeline train lora-sam` wrote"
         raise WeightsError("is no trained LoRA-SAM", where=path, fix=fix) from None
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.models.lora_sam.box_heads import Found
 from wsi_pipeline.models.lora_sam.boxed import BoxedLoraSam
-from wsi_pipeline.models.lora_sam.boxes import Found
 from wsi_pipeline.models.lora_sam.mask_head import MASK_CELLS, MaskRcnnHeads, paste
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.sam import Sam
@@ -42,7 +42,7 @@ class InstanceLoraSam(BoxedLoraSam):
         return aligned[:, 0]
 
     def _draw(self, embedding: Tensor, found: Found, made: Tensor, windows: Windows) -> np.ndarray:
-        start = torch.from_numpy(self.corners(windows)).to(embedding.device)
+        start = torch.from_numpy(windows.corners(self.size)).to(embedding.device)
         masks = made[torch.arange(len(made)), found.labels]
         side = int(windows.side[0]) * (self.size // CELLS)
         return paste(masks, found.boxes, start, side, BACKGROUND_LOGIT).cpu().numpy()

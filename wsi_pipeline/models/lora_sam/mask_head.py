@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
-from wsi_pipeline.models.lora_sam.boxes import BoxHeads
+from wsi_pipeline.models.lora_sam.box_heads import BoxHeads
 
 _LAYERS = 4
 MASK_CELLS = 28

@@ -101,18 +101,11 @@ class LoraSam(nn.Module, ABC):
         """(n,) int64 of ``Instances``; objects that are found and not named have no class."""
         return labels if self.settings.classes else np.zeros_like(labels)
 
-    def windows(self, boxes: Tensor, margin: float | None) -> Iterator[tuple[np.ndarray, Windows]]:
+    def windows(self, boxes: np.ndarray, margin: float | None) -> Iterator[tuple[np.ndarray, Windows]]:
         """Rows of boxes (n, 4) and their windows, those of one side together; ``margin`` as of ``instances``."""
-        every = Windows.whole(len(boxes))
-        if margin is not None:
-            every = Windows.around(boxes.cpu().numpy(), margin, self.size)
-        for side in np.unique(every.side):
-            rows = np.flatnonzero(every.side == side)
-            yield rows, Windows(every.start[rows], every.side[rows])
-
-    def corners(self, windows: Windows) -> np.ndarray:
-        """(n, 2) int64 (x, y) of the windows' top-left px."""
-        return windows.start * (self.size // CELLS)
+        if margin is None:
+            return Windows.whole(len(boxes)).by_side()
+        return Windows.around(boxes, margin, self.size).by_side()
 
 
 def _aggregator(sam: Sam, settings: LoraSamSettings) -> FeatureAggregator | LightAggregator:

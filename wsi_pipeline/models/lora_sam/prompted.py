@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.lora_sam.anchor import AnchorPrompter
+from wsi_pipeline.models.lora_sam.box_heads import Found
 from wsi_pipeline.models.lora_sam.boxed import BoxedLoraSam
-from wsi_pipeline.models.lora_sam.boxes import Found
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.segmenter import Canvas, cells_to_draw

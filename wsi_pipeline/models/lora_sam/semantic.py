@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,13 +45,13 @@ class SemanticLoraSam(LoraSam):
         boxes = np.array([one.box for one in found], np.float32).reshape(-1, 4)
         return [
             self._group([found[row] for row in rows], boxes[rows], windows, probabilities)
-            for rows, windows in self.windows(torch.from_numpy(boxes), margin)
+            for rows, windows in self.windows(boxes, margin)
         ]
 
     def _group(
         self, found: Sequence[Region], boxes: np.ndarray, windows: Windows, probabilities: np.ndarray
     ) -> Instances:
-        corners, side = self.corners(windows), int(windows.side[0]) * (self.size // CELLS)
+        corners, side = windows.corners(self.size), int(windows.side[0]) * (self.size // CELLS)
         logits = np.stack(
             [
                 _log_odds(one, probabilities)[y : y + side, x : x + side]

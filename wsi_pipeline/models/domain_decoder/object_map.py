@@ -10,7 +10,7 @@ from scipy import ndimage
 from wsi_pipeline.models.roles import Detections
 
 
-class Seen(NamedTuple):
+class ObjectMap(NamedTuple):
     """The objects of one class on one high patch.
 
     Attributes:
@@ -24,7 +24,7 @@ class Seen(NamedTuple):
     probability: np.ndarray
 
 
-def described(seen: Seen, px: float) -> Detections:
+def detections_of(seen: ObjectMap, px: float) -> Detections:
     """Box, inner point and mean probability of every object, in the order of the labels.
 
     Args:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from wsi_pipeline.models.builders import DTYPES, load_sam
-from wsi_pipeline.models.domain_decoder import KIND, MAP_SIZE, DecoderFacts, DomainMaps, load_domain_decoder
+from wsi_pipeline.models.domain_decoder.decoder import KIND, MAP_SIZE, DecoderFacts, DomainMaps, load_domain_decoder
+from wsi_pipeline.models.domain_decoder.object_map import ObjectMap
+from wsi_pipeline.models.domain_decoder.splitting import SplitSettings, split_objects
 from wsi_pipeline.models.encoding import shared_encoder
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.resolve import WeightPlan
 from wsi_pipeline.models.roles import PairImages
-from wsi_pipeline.models.seen import Seen
-from wsi_pipeline.models.splitting import SplitSettings, split_objects
 
 
 class DomainModel:
@@ -61,11 +61,11 @@ class DomainModel:
         high, low = self.encoder.encode(pairs.high, pairs.low)
         return self._decoder(high.embedding.float(), low.embedding.float())
 
-    def split(self, maps: DomainMaps, number: int, settings: SplitSettings) -> list[Seen]:
+    def split(self, maps: DomainMaps, number: int, settings: SplitSettings) -> list[ObjectMap]:
         """The objects of class ``number`` on each of B patches."""
         logits, distances = (part[:, number].cpu() for part in maps)
         arrays = (part.numpy() for part in (logits, logits.sigmoid(), distances))
         return [
-            Seen(split_objects(probability, distance, settings), logit, probability)
+            ObjectMap(split_objects(probability, distance, settings), logit, probability)
             for logit, probability, distance in zip(*arrays, strict=True)
         ]

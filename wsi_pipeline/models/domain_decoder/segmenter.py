@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from wsi_pipeline.models.domain_model import DomainModel
+from wsi_pipeline.models.domain_decoder.model import DomainModel
+from wsi_pipeline.models.domain_decoder.object_map import ObjectMap, detections_of
+from wsi_pipeline.models.domain_decoder.splitting import SplitSettings
 from wsi_pipeline.models.resolve import WeightPlan
 from wsi_pipeline.models.roles import Instances, MaskBatch, PairImages
-from wsi_pipeline.models.seen import Seen, described
 from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT
-from wsi_pipeline.models.splitting import SplitSettings
 from wsi_pipeline.models.windows import CELLS, Windows
 
 _SURE = 1.0
@@ -63,25 +61,23 @@ class DomainSegmenter:
             found.append(_surest(groups, max_objects))
         return found
 
-    def _grouped(self, seen: Seen, class_number: int, min_score: float) -> list[Instances]:
+    def _grouped(self, seen: ObjectMap, class_number: int, min_score: float) -> list[Instances]:
         """Objects of a class with windows of one side after the other."""
-        here = described(seen, self._model.px)
+        here = detections_of(seen, self._model.px)
         good = np.flatnonzero(here.scores >= min_score)
-        windows = Windows.around(here.boxes, self._margin, self.input_size)
-        order = good[np.argsort(windows.side[good], kind="stable")]
         groups = []
-        for side, rows in groupby(order.tolist(), key=lambda row: int(windows.side[row])):
-            mine = np.array(list(rows))
+        for rows, windows in Windows.around(here.boxes[good], self._margin, self.input_size).by_side():
+            mine = good[rows]
             masks = MaskBatch(
-                np.stack([self._window(seen, row + 1, windows.start[row], side) for row in mine]),
-                windows.start[mine] * (self.input_size // CELLS),
+                np.stack([self._window(seen, *one) for one in zip(mine + 1, windows.start, windows.side, strict=True)]),
+                windows.corners(self.input_size),
                 here.scores[mine],
             )
             classes = np.full(len(mine), class_number, np.int64)
             groups.append(Instances(masks, here.boxes[mine], here.scores[mine], classes))
         return groups
 
-    def _window(self, seen: Seen, label: int, start: np.ndarray, side: int) -> np.ndarray:
+    def _window(self, seen: ObjectMap, label: int, start: np.ndarray, side: int) -> np.ndarray:
         """(h, w) float32 logits of an object in a window of ``side`` cells, at patch px."""
         cell = seen.labels.shape[0] // CELLS
         x, y = start * cell
@@ -104,9 +100,4 @@ def _surest(groups: list[Instances], count: int) -> list[Instances]:
     kept = np.zeros(len(scores), bool)
     kept[np.argsort(-scores, kind="stable")[:count]] = True
     parts = np.split(kept, np.cumsum([len(group) for group in groups])[:-1])
-    return [_only(group, np.flatnonzero(part)) for group, part in zip(groups, parts, strict=True) if part.any()]
-
-
-def _only(group: Instances, rows: np.ndarray) -> Instances:
-    masks = MaskBatch(group.masks.logits[rows], group.masks.origin[rows], group.masks.iou[rows])
-    return Instances(masks, group.boxes[rows], group.scores[rows], group.classes[rows])
+    return [group.take(np.flatnonzero(part)) for group, part in zip(groups, parts, strict=True) if part.any()]
