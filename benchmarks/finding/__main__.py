@@ -11,6 +11,7 @@ import torch
 from benchmarks import finding
 from benchmarks.finding.page import render
 from benchmarks.finding.study import Options, run
+from benchmarks.heads.subjects import parse_heads
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.files import beside
 
@@ -22,15 +23,26 @@ def main() -> None:
     parser.add_argument(
         "--head", action="append", default=[], metavar="NAME[=FILE]", help="a segmenter besides the bare backbone"
     )
+    parser.add_argument(
+        "--adapted",
+        action="append",
+        default=[],
+        type=Path,
+        help="a LoRA-SAM; the last one is what others are compared with",
+    )
+    parser.add_argument("--twin", type=Path, help="the same, trained with tiles held out, to choose thresholds with")
     parser.add_argument("--curve", type=Path, help="JSON of benchmarks.learning_curve, to be shown on the page")
     parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
     parser.add_argument("--json", type=Path, help="all numbers")
     parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in")
     given = parser.parse_args()
     torch.set_num_threads(1)  # sums depend on how they are split
-    heads = {name: Path(file) if file else None for name, _, file in (word.partition("=") for word in given.head)}
     try:
-        found = run(Options(given.data, given.decoder, heads, given.cache_embeddings))
+        found = run(
+            Options(
+                given.data, given.decoder, parse_heads(given.head), given.adapted, given.twin, given.cache_embeddings
+            )
+        )
     except (WsiPipelineError, ValueError) as error:
         parser.error(str(error))
     if given.json:

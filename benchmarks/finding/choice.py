@@ -8,10 +8,13 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torchvision.ops import box_iou
 
 from benchmarks.finding.finders import in_core, own_objects, painted, pairs_of
-from benchmarks.finding.tiles import WORKFLOW, AnnotatedTile
+from benchmarks.finding.tiles import AnnotatedTile
+from benchmarks.tiles import WORKFLOW
 from wsi_pipeline.evaluation.aggregate import pooled
 from wsi_pipeline.evaluation.labels import Labels
 from wsi_pipeline.evaluation.metrics import Score, score
@@ -25,7 +28,7 @@ from wsi_pipeline.workflow import NucleusDetectorPrompts
 MPPS = (0.2, 0.25, 0.35, 0.5, 0.7)
 DARKNESS = (0.75, 1.0, 1.3)
 THRESHOLDS = (0.4, 0.5, 0.6)
-PROMINENCES = (0.05, 0.1, 0.2)
+PROMINENCES = (0.1, 0.2, 0.3)
 AREAS = (5.0, 10.0)
 """µm² at the workflow's resolution."""
 _MATCH = 0.5
@@ -120,22 +123,18 @@ def _box_f1(looked: Sequence[Looked], how: Classical) -> float:
         for place, here in zip(places, detector.detect(images, mpp=how.mpp), strict=True):
             boxes += [box[None] + (place.x, place.y) * 2 for box in here.boxes if in_core(box, place)]
         predicted, truth = np.concatenate(boxes), _true_boxes(tile.picture.labels)
-        matched += int((_iou(predicted, truth).max(axis=0, initial=0) > _MATCH).sum())
+        matched += _met(predicted, truth)
         found, wanted = found + len(predicted), wanted + len(truth)
     return 2 * matched / max(1, found + wanted)
+
+
+def _met(predicted: np.ndarray, truth: np.ndarray) -> int:
+    """How many of the true boxes (M, 4) one of the boxes (N, 4) overlaps enough."""
+    overlap = box_iou(torch.from_numpy(predicted), torch.from_numpy(truth))
+    return int((overlap > _MATCH).any(dim=0).sum())
 
 
 def _true_boxes(labels: np.ndarray) -> np.ndarray:
     """(N, 4) float64."""
     found = [place for place in ndimage.find_objects(labels) if place is not None]
     return np.array([(c.start, r.start, c.stop, r.stop) for r, c in found], float).reshape(-1, 4)
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(N, M) IoU of boxes (N, 4) and (M, 4)."""
-    corner = np.maximum(first[:, None, :2], second[None, :, :2])
-    end = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    common = np.clip(end - corner, 0, None).prod(axis=2)
-    area = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
-    result: np.ndarray = common / (area[0][:, None] + area[1] - common)
-    return result

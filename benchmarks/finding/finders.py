@@ -7,14 +7,15 @@ from typing import Protocol
 
 import numpy as np
 
-from benchmarks.finding.tiles import WORKFLOW, AnnotatedTile
+from benchmarks.finding.tiles import AnnotatedTile
 from benchmarks.heads.subjects import inscribed
-from wsi_pipeline.models.roles import PairImages, Prompter, Segmenter
+from benchmarks.tiles import WORKFLOW
+from wsi_pipeline.models.roles import InstanceSegmenter, PairImages, Prompter, Segmenter
 from wsi_pipeline.prompts.domain_decoder import DomainPrompter
 from wsi_pipeline.segment.dense import read_batch, segment_batch
 from wsi_pipeline.stitching.seams import owned
 from wsi_pipeline.tiling.plan import Tile, TilePlan
-from wsi_pipeline.workflow import SegmentSettings
+from wsi_pipeline.workflow import SegmentModelPrompts, SegmentSettings, Workflow
 
 Placed = tuple[float, np.ndarray, int, int]
 """Score, (h, w) bool mask, and x and y of its corner on the tile."""
@@ -33,7 +34,7 @@ class Finder(Protocol):
 
 
 class Asked:
-    """A segmenter that is asked about what a prompter finds, as in a dense run; seams are cut instead of merged.
+    """A segmenter that is asked about what a prompter finds.
 
     Args:
         prompters: find.
@@ -47,12 +48,24 @@ class Asked:
 
     def find(self, tile: AnnotatedTile) -> np.ndarray:
         prompter, mpp = self._prompters[tile.dataset]
-        plan = tile.plan(self._segmenter.input_size, mpp)
-        images = pairs_of(tile, plan)
-        batch = segment_batch(tile, plan, 0, self._segmenter, prompter, self._workflow, class_id=0, images=images)
-        mine = np.flatnonzero(owned(batch, plan))
-        corners = batch.bbox[:, :2].tolist()
-        return painted(tile, ((float(batch.iou[n]), batch.mask(n), *corners[n]) for n in mine))
+        return _run(tile, mpp, self._segmenter, prompter, self._workflow)
+
+
+class ByItself:
+    """A model that finds objects without being asked.
+
+    Args:
+        model: finds and draws.
+        settings: of the model.
+    """
+
+    def __init__(self, model: InstanceSegmenter, settings: SegmentSettings) -> None:
+        self._model = model
+        prompts = SegmentModelPrompts(source="segment-model")
+        self._workflow = WORKFLOW.model_copy(update={"segment": settings, "prompts": prompts})
+
+    def find(self, tile: AnnotatedTile) -> np.ndarray:
+        return _run(tile, WORKFLOW.mpp, self._model, None, self._workflow)
 
 
 class Ellipses:
@@ -95,6 +108,22 @@ class Alone:
         for place, seen in zip(plan.batch(0), found, strict=True):
             objects += own_objects(seen.labels, seen.probability, place)
         return painted(tile, objects)
+
+
+def _run(
+    tile: AnnotatedTile,
+    mpp: float,
+    segmenter: Segmenter | InstanceSegmenter,
+    prompter: Prompter | None,
+    workflow: Workflow,
+) -> np.ndarray:
+    """(H, W) int32 labels of a tile, as a dense run finds them; seams are cut instead of merged."""
+    plan = tile.plan(segmenter.input_size, mpp)
+    images = pairs_of(tile, plan)
+    batch = segment_batch(tile, plan, 0, segmenter, prompter, workflow, class_id=0, images=images)
+    mine = np.flatnonzero(owned(batch, plan))
+    corners = batch.bbox[:, :2].tolist()
+    return painted(tile, ((float(batch.iou[n]), batch.mask(n), *corners[n]) for n in mine))
 
 
 def pairs_of(tile: AnnotatedTile, plan: TilePlan, *, low: bool = True) -> PairImages:

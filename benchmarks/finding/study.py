@@ -12,25 +12,29 @@ from typing import Any
 import numpy as np
 
 from benchmarks.finding.choice import Classical, choose_classical, choose_split, pq_of
-from benchmarks.finding.finders import Aimed, Alone, Asked, Ellipses, Finder
-from benchmarks.finding.tiles import OVERLAP, WORKFLOW, AnnotatedTile, read_tiles
-from benchmarks.heads.subjects import DEVICE, PRECISION, settings_of
+from benchmarks.finding.finders import Aimed, Alone, Asked, ByItself, Ellipses, Finder
+from benchmarks.finding.tiles import AnnotatedTile, read_tiles
+from benchmarks.heads.subjects import BACKBONE, DEVICE, PRECISION, settings_of
+from benchmarks.tiles import OVERLAP, WORKFLOW
 from wsi_pipeline.evaluation import aggregate
 from wsi_pipeline.evaluation.aggregate import Estimate
 from wsi_pipeline.evaluation.labels import Labels
 from wsi_pipeline.evaluation.metrics import Score, score
+from wsi_pipeline.models.builders import load_lora_sam
 from wsi_pipeline.models.domain_decoder.splitting import SplitSettings
 from wsi_pipeline.models.registry import find_model
+from wsi_pipeline.models.resolve import lora_sam_facts, lora_sam_plan
 from wsi_pipeline.models.segmenter import BatchedSegmenter
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.prompts.domain_decoder import DomainPrompter
 from wsi_pipeline.prompts.nuclei import NucleusDetector
 from wsi_pipeline.training.sources import HELD_OUT, TRAIN, VALIDATION
-from wsi_pipeline.workflow import DomainDecoderPrompts, SegmentSettings
+from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings, SegmentSettings
 
-CLASSICAL = "classical detector"
+CLASSICAL, DECODER, ELLIPSES = "classical detector", "domain decoder", ", ellipses"
 METRICS = ("pq", "f1", "sq", "precision", "recall", "aji", "dice")
-BACKBONE = "sam"
+ADAPTED_METRICS = ("dice", "pq")
+LORA = "lora-sam"
 SEED = 0
 
 
@@ -42,12 +46,16 @@ class Options:
         data: folder with a manifest.
         decoder: weights of the domain decoder.
         heads: weights by system, None for the system's default.
+        adapted: files of LoRA-SAM; the last one is what the others are compared with.
+        twin: one of the same recipe that tiles were held out from, to choose on these; None for the decoder itself.
         embeddings: folder to keep embeddings in, or None.
     """
 
     data: Path
     decoder: Path
     heads: Mapping[str, Path | None]
+    adapted: Sequence[Path] = ()
+    twin: Path | None = None
     embeddings: Path | None = None
 
 
@@ -56,14 +64,15 @@ def run(options: Options) -> dict[str, Any]:
 
     Returns:
         ``how``, ``chosen``, ``scores`` (way → data set or ``all`` → metric → value and 95 % interval) and
-        ``differences`` of PQ from the best way of the classical detector.
+        ``differences`` of PQ.
 
     Raises:
         WsiPipelineError: data or weights cannot be used.
         ValueError: the decoder's card names no tiles that were held out.
     """
-    held_out = groups_of(options.decoder)
-    untuned = prompter_for(tuned(options.decoder, SplitSettings()), options.embeddings)
+    twin = options.twin or options.decoder
+    held_out = groups_of(twin)
+    untuned = prompter_for(tuned(twin, SplitSettings()), options.embeddings)
     size = untuned.model.size
     classical = choose_classical(list(read_tiles(options.data, TRAIN)), size)
     say(f"classical detector: {classical}")
@@ -91,6 +100,7 @@ def run(options: Options) -> dict[str, Any]:
         },
         "scores": summary(scores, tiles),
         "differences": differences(scores, tiles),
+        "adapted": adaptation(scores, tiles, options.adapted),
     }
 
 
@@ -101,15 +111,23 @@ def ways_of(
     detectors: Aimed = {name: (NucleusDetector(one.prompts()), one.mpp) for name, one in classical.items()}
     decoder = prompter_for(tuned(options.decoder, split), options.embeddings)
     everywhere: Aimed = dict.fromkeys(detectors, (decoder, WORKFLOW.mpp))
-    yield f"{CLASSICAL}, ellipses", Ellipses(detectors, size)
-    yield "domain decoder", Alone(decoder, size)
+    yield CLASSICAL + ELLIPSES, Ellipses(detectors, size)
+    yield DECODER, Alone(decoder, size)
     for name, weights in {BACKBONE: None, **options.heads}.items():
         settings = SegmentSettings.model_validate(settings_of(name, weights).model_dump())
         segmenter = find_model(name).build(settings, device=DEVICE, dtype=PRECISION)
         if isinstance(segmenter, BatchedSegmenter):
             segmenter.encoder.keep_in(options.embeddings)
         yield f"{CLASSICAL}, {name}", Asked(detectors, segmenter, settings)
-        yield f"domain decoder, {name}", Asked(everywhere, segmenter, settings)
+        yield f"{DECODER}, {name}", Asked(everywhere, segmenter, settings)
+    for name, path in adapted_ways(options.adapted).items():
+        settings = SegmentSettings(model=LORA, weights=str(path))
+        yield name, ByItself(find_model(LORA).build(settings, device=DEVICE, dtype=PRECISION), settings)
+
+
+def adapted_ways(files: Sequence[Path]) -> dict[str, Path]:
+    """Files of LoRA-SAM by the name of the way."""
+    return {f"{LORA}, rank {lora_sam_facts(path).settings.rank}": path for path in files}
 
 
 def groups_of(decoder: Path) -> set[str]:
@@ -160,19 +178,56 @@ def summary(scores: Mapping[str, Sequence[Score]], tiles: Sequence[AnnotatedTile
 
 
 def differences(scores: Mapping[str, Sequence[Score]], tiles: Sequence[AnnotatedTile]) -> dict[str, Any]:
-    """PQ of each way minus that of the best one of the classical detector, over all tiles, paired."""
+    """PQ of each way of the decoder minus that of the classical detector, over all tiles, paired.
+
+    Returns:
+        ``base``, the detector's best way; and differences by the decoder's way: ``alike``, from the detector with the
+        same segmenter or with ellipses, ``bare``, from it with the bare backbone, and ``best``, from ``base``.
+    """
     base = max((name for name in scores if name.startswith(CLASSICAL)), key=lambda name: pq_of(scores[name]))
     groups = [tile.group for tile in tiles]
     weights = aggregate.bootstrap_weights(groups, aggregate.REPLICATES, SEED)
     statistics = {name: aggregate.pooled(found, weights) for name, found in scores.items()}
+
+    def minus(name: str, other: str) -> list[float]:
+        return _rounded(aggregate.differences(statistics[other], statistics[name], len(set(groups)))["pq"])
+
+    ways = [name for name in scores if name.startswith(DECODER)]
+    same = {name: CLASSICAL + (name.removeprefix(DECODER) or ELLIPSES) for name in ways}
     return {
         "base": base,
-        "pq": {
-            name: _rounded(aggregate.differences(statistics[base], found, len(set(groups)))["pq"])
-            for name, found in statistics.items()
-            if name != base
-        },
+        "best": {name: minus(name, base) for name in ways},
+        "alike": {name: minus(name, other) for name, other in same.items()},
+        "bare": {name: minus(name, f"{CLASSICAL}, {BACKBONE}") for name in ways},
     }
+
+
+def adaptation(
+    scores: Mapping[str, Sequence[Score]], tiles: Sequence[AnnotatedTile], files: Sequence[Path]
+) -> dict[str, Any]:
+    """What each file of LoRA-SAM holds, and its metrics minus those of the last one, over all tiles, paired."""
+    ways, groups = adapted_ways(files), [tile.group for tile in tiles]
+    weights = aggregate.bootstrap_weights(groups, aggregate.REPLICATES, SEED)
+    found = {}
+    for name, path in ways.items():
+        base, mine = (aggregate.pooled(scores[one], weights) for one in (list(ways)[-1], name))
+        minus = aggregate.differences(base, mine, len(set(groups)))
+        found[name] = {
+            "sha256": sha256_of(path),
+            **_trained_share(path),
+            "minus": {metric: _rounded(minus[metric]) for metric in ADAPTED_METRICS},
+        }
+    return found
+
+
+def _trained_share(path: Path) -> dict[str, float]:
+    """Numbers in the adapter, as such and as a share of the encoder's; and in the rest of the file."""
+    model = load_lora_sam(lora_sam_plan(ModelSettings(model=LORA, weights=str(path)), section="segment"))
+    encoder = dict(model.image_encoder.named_parameters())
+    adapter = sum(value.numel() for name, value in encoder.items() if "lora_" in name)
+    whole = sum(value.numel() for value in encoder.values()) - adapter
+    rest = sum(value.numel() for part in model.parts().values() for value in part.parameters())
+    return {"adapter": adapter, "share": adapter / whole, "rest": rest}
 
 
 def titles(tiles: Sequence[AnnotatedTile]) -> list[str]:

@@ -8,18 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_pipeline.errors import DatasetError
-from wsi_pipeline.geometry import Affine2D, PixelGrid
-from wsi_pipeline.manifest import read_manifest
+from benchmarks.tiles import layout, tiles_of
+from wsi_pipeline.geometry import Affine2D
 from wsi_pipeline.tiling.plan import TilePlan
 from wsi_pipeline.training.data.resample import look
 from wsi_pipeline.training.data.samples import Picture
-from wsi_pipeline.training.data.tiles import MANIFEST, open_tiles
-from wsi_pipeline.workflow import load_workflow
-
-WORKFLOW = load_workflow("nuclei")
-OVERLAP = round(WORKFLOW.tiling.overlap.px(WORKFLOW.mpp))
-"""px that neighbouring patches share, as in a run of the workflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +40,7 @@ class AnnotatedTile:
     def plan(self, size: int, mpp: float) -> TilePlan:
         """Patches of ``size`` px over all of it, in one batch, as if its px measured ``mpp`` µm."""
         height, width = self.picture.labels.shape
-        grid = PixelGrid(width, height, Affine2D(), mpp)
-        shape = TilePlan.shape(grid, size, OVERLAP)
-        return TilePlan(grid, size, OVERLAP, np.ones(shape, bool), max(shape))
+        return layout(width, height, size, mpp=mpp)
 
 
 def read_tiles(
@@ -58,10 +49,8 @@ def read_tiles(
     """Tiles of a split and class, of all groups or of some.
 
     Raises:
-        DatasetError: see ``open_tiles``; or the manifest has no column ``dataset``.
+        DatasetError: see ``tiles_of``.
     """
-    source = open_tiles(data)
-    rows = read_manifest(data / MANIFEST, ("dataset",), error=DatasetError)
-    for number, (info, (_, row)) in enumerate(zip(source.infos, rows, strict=True)):
-        if info.split == split and object_class in info.class_names and (groups is None or info.group in groups):
-            yield AnnotatedTile(info.source_id, source[number].high, row["dataset"], info.group)
+    for one in tiles_of(data, split):
+        if object_class in one.info.class_names and (groups is None or one.info.group in groups):
+            yield AnnotatedTile(one.info.source_id, one.picture, one.dataset, one.info.group)

@@ -10,10 +10,10 @@ import torch
 
 from benchmarks import heads
 from benchmarks.heads.page import render
-from benchmarks.heads.study import BACKBONE, Options, run
+from benchmarks.heads.study import Options, run
+from benchmarks.heads.subjects import parse_heads
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.files import beside
-from wsi_pipeline.models.registry import find_model
 
 
 def main() -> None:
@@ -47,24 +47,6 @@ def main() -> None:
             partial.write_text(page, encoding="utf-8")
     else:
         print(page)
-
-
-def parse_heads(words: list[str]) -> dict[str, Path | None]:
-    """Weight files by system, of ``NAME`` and ``NAME=FILE``.
-
-    Raises:
-        ValueError: one is named twice, is the backbone, or takes no prompts.
-        WorkflowError: there is no such model.
-    """
-    found: dict[str, Path | None] = {}
-    for word in words:
-        name, _, file = word.partition("=")
-        if "Segmenter" not in find_model(name).roles:
-            raise ValueError(f"{name} takes no prompts")
-        if name in found or name == BACKBONE:
-            raise ValueError(f"{name} is compared already")
-        found[name] = Path(file) if file else None
-    return found
 
 
 def command_of(given: argparse.Namespace, compared: dict[str, Path | None]) -> str:

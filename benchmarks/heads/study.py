@@ -11,25 +11,25 @@ from typing import Any
 from benchmarks.heads import ablation
 from benchmarks.heads.prompts import BOXES, SEED, WAYS, ways_for
 from benchmarks.heads.scores import NARROW_WIDTH, Scores, measure, nothing_but_boundary
-from benchmarks.heads.subjects import MARGIN, PRECISION, Ellipse, build, origin_of, settings_of
+from benchmarks.heads.subjects import BACKBONE, MARGIN, PRECISION, Ellipse, build, origin_of, settings_of
 from benchmarks.heads.summary import Objects, compared, measured, summarise
 from benchmarks.heads.tiles import (
     CONTEXT_FACTOR,
     FAMILIES,
-    OVERLAP,
     SMALLEST,
     SPLIT,
     AskedPatch,
     patches_of,
     read_tiles,
 )
+from benchmarks.tiles import OVERLAP
 from wsi_pipeline.evaluation.aggregate import CONFIDENCE, REPLICATES
 from wsi_pipeline.models.resolve import BACKBONES, DEFAULT_BACKBONE
 from wsi_pipeline.training.boundary import EVALUATION_WIDTH
 from wsi_pipeline.workflow import ModelSettings
 
 SIZE = BACKBONES[DEFAULT_BACKBONE].input_size
-ELLIPSE, BACKBONE = "ellipse in the box", "sam"
+ELLIPSE = "ellipse in the box"
 WIDTHS = {"boundary_iou": EVALUATION_WIDTH, "narrow_boundary_iou": NARROW_WIDTH}
 
 

@@ -13,7 +13,7 @@ from benchmarks.heads.tiles import AskedPatch
 from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models.registry import find_model
 from wsi_pipeline.models.resolve import DEFAULT_BACKBONE
-from wsi_pipeline.models.roles import MaskBatch, PromptBatch
+from wsi_pipeline.models.roles import PromptBatch
 from wsi_pipeline.models.segmenter import BatchedSegmenter
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.segment.decoding import decode_in_calls
@@ -21,6 +21,7 @@ from wsi_pipeline.workflow import ModelSettings, SegmentSettings
 
 MARGIN = SegmentSettings().window_margin
 DEVICE, PRECISION = "cpu", "fp32"
+BACKBONE = "sam"
 
 Ask = Callable[[PromptBatch], np.ndarray]
 """Prompts to (N, S, S) bool masks."""
@@ -70,7 +71,7 @@ class Model:
         def ask(prompts: PromptBatch) -> np.ndarray:
             masks = np.zeros((len(prompts), size, size), bool)
             for rows, answers in decode_in_calls(self._segmenter, embedding, prompts, margin=MARGIN):
-                masks[rows] = on_patch(answers, size)
+                masks[rows] = answers.on_patch(size)
             return masks
 
         return ask
@@ -88,13 +89,22 @@ def inscribed(boxes: np.ndarray, size: int) -> np.ndarray:
     return inside
 
 
-def on_patch(answers: MaskBatch, size: int) -> np.ndarray:
-    """(N, S, S) bool masks of answers in windows."""
-    masks = np.zeros((len(answers), size, size), bool)
-    height, width = answers.logits.shape[1:]
-    for mask, logits, (x, y) in zip(masks, answers.logits, answers.origin, strict=True):
-        mask[y : y + height, x : x + width] = logits > 0
-    return masks
+def parse_heads(words: list[str]) -> dict[str, Path | None]:
+    """Weight files by system, of ``NAME`` and ``NAME=FILE``.
+
+    Raises:
+        ValueError: one is named twice, is the backbone, or takes no prompts.
+        WorkflowError: there is no such model.
+    """
+    found: dict[str, Path | None] = {}
+    for word in words:
+        name, _, file = word.partition("=")
+        if "Segmenter" not in find_model(name).roles:
+            raise ValueError(f"{name} takes no prompts")
+        if name in found or name == BACKBONE:
+            raise ValueError(f"{name} is compared already")
+        found[name] = Path(file) if file else None
+    return found
 
 
 def settings_of(system: str, weights: Path | None) -> ModelSettings:

@@ -9,24 +9,18 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.tiles import WORKFLOW, layout, tiles_of
 from wsi_pipeline.errors import DatasetError
-from wsi_pipeline.geometry import Affine2D, PixelGrid
-from wsi_pipeline.manifest import read_manifest
 from wsi_pipeline.models.roles import PairImages
-from wsi_pipeline.tiling.plan import Tile, TilePlan
+from wsi_pipeline.tiling.plan import Tile
 from wsi_pipeline.training.batches import objects_of
 from wsi_pipeline.training.data.resample import look
 from wsi_pipeline.training.data.samples import Picture
-from wsi_pipeline.training.data.tiles import MANIFEST, open_tiles
 from wsi_pipeline.training.epochs import spread
-from wsi_pipeline.workflow import load_workflow
 
 SPLIT = "val"
 SMALLEST = 16
 """px an object has to have at the resolution it is asked at; of smaller ones a px more or less is the whole score."""
-WORKFLOW = load_workflow("nuclei")
-OVERLAP = round(WORKFLOW.tiling.overlap.px(WORKFLOW.mpp))
-"""px that neighbouring patches share."""
 CONTEXT_FACTOR = WORKFLOW.tiling.context_factor
 NUCLEI, REGIONS = "nuclei", "glands and regions"
 
@@ -98,18 +92,14 @@ def read_tiles(data: Path) -> Iterator[AnnotatedTile]:
     Raises:
         DatasetError: see ``open_tiles``; or a validation tile is of a data set that is not in ``FAMILIES``.
     """
-    source = open_tiles(data)
-    rows = read_manifest(data / MANIFEST, ("dataset",), error=DatasetError)
-    for number, (info, (line, row)) in enumerate(zip(source.infos, rows, strict=True)):
-        if info.split != SPLIT:
-            continue
-        family = FAMILIES.get(row["dataset"])
+    for one in tiles_of(data, SPLIT):
+        family = FAMILIES.get(one.dataset)
         if family is None:
             raise DatasetError(
-                f"line {line}: nobody says how to ask about {row['dataset']}", where=data, fix="Add it to FAMILIES"
+                f"line {one.line}: nobody says how to ask about {one.dataset}", where=data, fix="Add it to FAMILIES"
             )
-        kind = row["dataset"] if family.name == NUCLEI else info.class_names[0]
-        yield AnnotatedTile(number, source[number].high, family, kind, info.group)
+        kind = one.dataset if family.name == NUCLEI else one.info.class_names[0]
+        yield AnnotatedTile(one.number, one.picture, family, kind, one.info.group)
 
 
 def patches_of(tile: AnnotatedTile, size: int, limit: int | None = None) -> Iterator[AskedPatch]:
@@ -124,7 +114,7 @@ def patches_of(tile: AnnotatedTile, size: int, limit: int | None = None) -> Iter
     height, width = (length // shrink for length in tile.picture.labels.shape)
     whole = _seen(tile, (0, 0), (height, width), 1)
     wanted = np.array(spread(objects_of(whole, SMALLEST).tolist(), limit), int)
-    plan = layout(width, height, size)
+    plan = layout(width, height, size, batch=1)
     places = [plan.tile(row, col) for row in range(plan.rows) for col in range(plan.cols)]
     homes = most_central(whole.labels, wanted, places)
     for number, place in enumerate(places):
@@ -147,12 +137,6 @@ def most_central(labels: np.ndarray, wanted: np.ndarray, places: list[Tile]) -> 
     distances = np.square(middles.reshape(-1, 1, 2) - centres).sum(axis=2)
     nearest: np.ndarray = distances.argmin(axis=1)
     return nearest
-
-
-def layout(width: int, height: int, size: int) -> TilePlan:
-    """The patches a run would lay over a slide of that size, px."""
-    grid = PixelGrid(width, height, Affine2D(), WORKFLOW.mpp)
-    return TilePlan(grid, size, OVERLAP, np.ones(TilePlan.shape(grid, size, OVERLAP), bool), 1)
 
 
 def _asked(tile: AnnotatedTile, place: Tile, labels: np.ndarray, whole: Picture) -> AskedPatch:

@@ -15,13 +15,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the installed package
 
+from benchmarks import tiles as laid_out
 from benchmarks.heads import __main__ as command
 from benchmarks.heads import ablation, study, summary, tiles
 from benchmarks.heads.page import CHANGED, METRICS, render
 from benchmarks.heads.prompts import BOXES, TIGHT, WAYS, prompts_on, ways_for
 from benchmarks.heads.scores import METRICS as COLUMNS
 from benchmarks.heads.scores import measure, nothing_but_boundary, score
-from benchmarks.heads.subjects import Ellipse, card_of, inscribed, on_patch, settings_of
+from benchmarks.heads.subjects import Ellipse, card_of, inscribed, parse_heads, settings_of
 from benchmarks.heads.tiles import AnnotatedTile, AskedPatch, Family, patches_of, read_tiles
 from wsi_pipeline.errors import DatasetError, WeightsError
 from wsi_pipeline.models.hq_decoder import HqMaskDecoder
@@ -47,7 +48,7 @@ def tile_of(labels: np.ndarray, family: Family = tiles.FAMILIES["tnbc"], number:
 
 @pytest.fixture(autouse=True)
 def _small_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "OVERLAP", 20)
+    monkeypatch.setattr(laid_out, "OVERLAP", 20)
 
 
 @pytest.mark.parametrize(("width", "height"), [(150, 110), (64, 64), (200, 40)])
@@ -64,7 +65,7 @@ def test_every_object_is_asked_about_once(width: int, height: int) -> None:
 
 def test_most_central_agrees_with_trying_every_patch() -> None:
     labels = labelled(150, 110)
-    plan = tiles.layout(150, 110, SIZE)
+    plan = laid_out.layout(150, 110, SIZE)
     places = [plan.tile(row, col) for row in range(plan.rows) for col in range(plan.cols)]
     wanted = np.unique(labels)[1:]
     for label, home in zip(wanted, tiles.most_central(labels, wanted, places), strict=True):
@@ -189,7 +190,7 @@ def test_nothing_but_boundary() -> None:
 
 def test_answers_in_windows_are_put_where_they_belong() -> None:
     logits = np.array([[[1.0, -1.0], [2.0, -32.0]], [[-1.0, 3.0], [-1.0, -1.0]]], np.float32)
-    masks = on_patch(MaskBatch(logits, np.array([[3, 5], [0, 0]]), np.zeros(2, np.float32)), 8)
+    masks = MaskBatch(logits, np.array([[3, 5], [0, 0]]), np.zeros(2, np.float32)).on_patch(8)
     assert [list(zip(*np.nonzero(mask), strict=True)) for mask in masks] == [[(5, 3), (6, 3)], [(0, 1)]]
 
 
@@ -294,11 +295,11 @@ def test_a_card_tells_how_its_head_is_asked(tmp_path: Path) -> None:
 
 
 def test_heads_are_named_once() -> None:
-    found = command.parse_heads(["hq-sam", "wsi-sam=a/b.safetensors"])
+    found = parse_heads(["hq-sam", "wsi-sam=a/b.safetensors"])
     assert found == {"hq-sam": None, "wsi-sam": Path("a/b.safetensors")}
     for words in (["hq-sam", "hq-sam=x"], ["sam"]):
         with pytest.raises(ValueError, match="compared already"):
-            command.parse_heads(words)
+            parse_heads(words)
 
 
 class _Blind(Ellipse):

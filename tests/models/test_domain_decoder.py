@@ -18,11 +18,16 @@ from wsi_pipeline.models.domain_decoder.decoder import (
     middle,
     read_facts,
 )
+from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.resolve import domain_plan
 from wsi_pipeline.models.weights import locate
 
-ALONE = DecoderFacts(("nucleus",), "lite-medsam")
-PAIRED = DecoderFacts(("gland", "tumour"), "lite-medsam", 2.0)
+ALONE = DecoderFacts(("nucleus",), "lite-medsam", 160)
+PAIRED = DecoderFacts(("gland", "tumour"), "lite-medsam", 160, 2.0)
+
+
+def seen(count: int) -> EncoderOutput:
+    return EncoderOutput(torch.randn(count, 256, 64, 64), torch.randn(count, 64, 64, 160))
 
 
 def saved(path: Path, facts: DecoderFacts) -> Path:
@@ -33,8 +38,7 @@ def saved(path: Path, facts: DecoderFacts) -> Path:
 
 @pytest.mark.parametrize("facts", [ALONE, PAIRED])
 def test_maps_are_256_px_and_distances_are_shares(facts: DecoderFacts) -> None:
-    embeddings = torch.randn(2, 2, 256, 64, 64)
-    maps = DomainDecoder(facts).eval()(embeddings[0], embeddings[1] if facts is PAIRED else None)
+    maps = DomainDecoder(facts).eval()(seen(2), torch.randn(2, 256, 64, 64) if facts is PAIRED else None)
     shape = (2, len(facts.classes), 256, 256)
     assert maps.masks.shape == maps.distances.shape == shape
     assert 0 <= maps.distances.min() <= maps.distances.max() <= 1
@@ -48,17 +52,19 @@ def test_the_low_patch_is_cropped_to_the_field_of_the_high_one() -> None:
 
 
 def test_the_low_patch_counts_only_for_a_decoder_that_looks_at_it() -> None:
-    high, low, other = torch.randn(3, 1, 256, 64, 64)
+    high, (low, other) = seen(1), torch.randn(2, 1, 256, 64, 64)
     paired, alone = DomainDecoder(PAIRED).eval(), DomainDecoder(ALONE).eval()
     assert not torch.equal(paired(high, low).masks, paired(high, other).masks)
     assert torch.equal(alone(high, low).masks, alone(high, None).masks)
 
 
 def test_an_image_does_not_depend_on_the_others_of_its_batch() -> None:
-    high = torch.randn(3, 256, 64, 64)
+    high = seen(3)
     decoder = DomainDecoder(ALONE).train()
     decoder.dropout.eval()
-    torch.testing.assert_close(decoder(high, None).masks[:1], decoder(high[:1], None).masks)
+    torch.testing.assert_close(
+        decoder(high, None).masks[:1], decoder(EncoderOutput(*(part[:1] for part in high)), None).masks
+    )
 
 
 @pytest.mark.parametrize("facts", [ALONE, PAIRED])
@@ -100,6 +106,6 @@ def test_weights_of_another_kind_are_refused() -> None:
 
 
 def test_a_backbone_nobody_knows_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path / "decoder.safetensors", DecoderFacts(("nucleus",), "vit-x"))
+    path = saved(tmp_path / "decoder.safetensors", DecoderFacts(("nucleus",), "vit-x", 160))
     with pytest.raises(WeightsError, match="backbone that is not known here"):
         domain_plan(str(path))

@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from wsi_pipeline.models.domain_decoder.decoder import MAP_SIZE
+from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.training.batches import Encode
 from wsi_pipeline.training.data.samples import Picture, Sample
 from wsi_pipeline.training.epochs import Patches, random_of
@@ -36,14 +37,14 @@ class DomainBatch(NamedTuple):
     """B patches.
 
     Attributes:
-        high: (B, 256, 64, 64) embedding.
-        low: of the low patches, or None where they are not wanted.
+        high: of the high patches.
+        low: (B, 256, 64, 64) embedding of the low patches, or None where they are not wanted.
         target: the truth.
         seed: of what a training step draws.
         share: of its batch.
     """
 
-    high: Tensor
+    high: EncoderOutput
     low: Tensor | None
     target: Target
     seed: int = 0
@@ -79,7 +80,7 @@ class DomainBatches:
         samples = [sample for sample in samples if not set(classes).isdisjoint(sample.info.class_names)]
         if not samples:
             return
-        high = self._encode(np.stack([sample.high.image for sample in samples])).embedding
+        high = self._encode(np.stack([sample.high.image for sample in samples]))
         low = None
         if self._recipe.low_patch:
             around = [sample.low.image for sample in samples if sample.low is not None]

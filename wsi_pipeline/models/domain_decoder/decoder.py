@@ -2,8 +2,8 @@
 
 The idea, a small transposed-convolution decoder on SAM's bottleneck embedding that then needs no prompts, is that of
 arXiv:2305.07586 (knowledge distillation for planetary mapping). The paper gives no widths and no loss; those here are
-our own, and so is the distance map that tells touching objects apart (after Naylor et al. 2018, but of height 1 for
-objects of any size).
+our own. So are the distance map that tells touching objects apart (after Naylor et al. 2018, but of height 1 for
+objects of any size) and, as in HQ-SAM, the encoder's early map beside the embedding: it knows outlines more finely.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from torch.nn import functional as F
 
 from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models.checkpoints import load_into, read_metadata, read_state_dict
+from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.mask_decoder import CHANNELS
 
 KIND = "domain-decoder"
 WIDTHS = (128, 64, 16)
 """Channels at 64 x 64, 128 x 128 and 256 x 256 px."""
+EARLY_WIDTH = 32
+"""Channels made of the early map, at 64 x 64 px."""
 _GROUPS = 8
 """Of channels that are normalised together; not over the batch, which may hold a single tile."""
 MAP_SIZE = 256
 """Side of the maps, px."""
 DROPOUT = 0.1
-"""Share of the embedding's channels that a training step does not see; a handful of tiles is soon known by heart."""
+"""Share of the encoder's channels that a training step does not see; a handful of tiles is soon known by heart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,13 @@ class DecoderFacts:
     Attributes:
         classes: what it tells apart; structures nest, so a px can be of several.
         backbone: the encoder it was trained on, as written in workflows.
+        early_channels: of that encoder's early map.
         context_factor: how much farther the low patch it looks at sees; None if it looks at the high patch alone.
     """
 
     classes: tuple[str, ...]
     backbone: str
+    early_channels: int
     context_factor: float | None = None
 
     def metadata(self) -> dict[str, str]:
@@ -61,7 +66,7 @@ class DecoderFacts:
         """
         try:
             stored = json.loads(metadata[KIND])
-            return cls(tuple(stored["classes"]), stored["backbone"], stored["context_factor"])
+            return cls(**stored | {"classes": tuple(stored["classes"])})
         except (KeyError, TypeError, ValueError):
             fix = "Give a file that `wsi-pipeline train domain-decoder` wrote"
             raise WeightsError("does not say which classes it finds", where=where, fix=fix) from None
@@ -79,8 +84,25 @@ class DomainMaps(NamedTuple):
     distances: Tensor
 
 
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut (He et al. 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.GroupNorm(_GROUPS, channels),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.GroupNorm(_GROUPS, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x + self.layers(x))
+
+
 class DomainDecoder(nn.Module):
-    """Maps of C classes from the embeddings (B, 256, 64, 64) of patches.
+    """Maps of C classes from what an encoder sees on patches.
 
     Args:
         facts: classes, and whether it looks at low patches.
@@ -96,27 +118,31 @@ class DomainDecoder(nn.Module):
             nn.GroupNorm(_GROUPS, WIDTHS[0]),
             nn.GELU(),
         )
-        self.upscaling = nn.Sequential(
-            *(
-                layer
-                for before, after in pairwise(WIDTHS)
-                for layer in (nn.ConvTranspose2d(before, after, 2, stride=2), nn.GroupNorm(_GROUPS, after), nn.GELU())
-            )
+        self.early = nn.Sequential(
+            nn.Conv2d(facts.early_channels, EARLY_WIDTH, kernel_size=1), nn.GroupNorm(_GROUPS, EARLY_WIDTH), nn.GELU()
+        )
+        widths = (WIDTHS[0] + EARLY_WIDTH, *WIDTHS[1:])
+        first, second = (
+            nn.Sequential(nn.ConvTranspose2d(before, after, 2, stride=2), nn.GroupNorm(_GROUPS, after), nn.GELU())
+            for before, after in pairwise(widths)
         )
         # each px of a transposed convolution knows its own cell only
+        self.upscaling = nn.Sequential(first, _Residual(widths[1]), second)
         self.outlines = nn.Sequential(nn.Conv2d(WIDTHS[-1], WIDTHS[-1], kernel_size=3, padding=1), nn.GELU())
         self.maps = nn.Conv2d(WIDTHS[-1], 2 * len(facts.classes), kernel_size=1)
 
-    def forward(self, high: Tensor, low: Tensor | None) -> DomainMaps:
-        """Args:
-        high: (B, 256, 64, 64) embedding of the high patches.
-        low: of the low ones; only read by a decoder that looks at them.
+    def forward(self, high: EncoderOutput, low: Tensor | None) -> DomainMaps:
+        """Look at B pairs.
+
+        Args:
+            high: of the high patches.
+            low: (B, 256, 64, 64) embedding of the low ones; only read by a decoder that looks at them.
         """
-        seen = high
+        seen, early = high.embedding, self.early(self.dropout(high.early.permute(0, 3, 1, 2)))
         if self.facts.context_factor is not None:
             assert low is not None
-            seen = torch.cat([high, middle(low, self.facts.context_factor)], dim=1)
-        grown = self.upscaling(self.entry(self.dropout(seen)))
+            seen = torch.cat([seen, middle(low, self.facts.context_factor)], dim=1)
+        grown = self.upscaling(torch.cat([self.entry(self.dropout(seen)), early], dim=1))
         masks, distances = self.maps(self.outlines(grown)).float().chunk(2, dim=1)
         return DomainMaps(masks, distances.sigmoid())
 

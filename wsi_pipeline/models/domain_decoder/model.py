@@ -9,6 +9,7 @@ from wsi_pipeline.models.domain_decoder.decoder import KIND, MAP_SIZE, DecoderFa
 from wsi_pipeline.models.domain_decoder.object_map import ObjectMap
 from wsi_pipeline.models.domain_decoder.splitting import SplitSettings, split_objects
 from wsi_pipeline.models.encoding import shared_encoder
+from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.resolve import WeightPlan
 from wsi_pipeline.models.roles import PairImages
@@ -55,11 +56,11 @@ class DomainModel:
         """
         if not self.uses_low_patch:
             (high,) = self.encoder.encode(pairs.high)
-            return self._decoder(high.embedding.float(), None)
+            return self._decoder(_single(high), None)
         if pairs.low is None:
             raise ValueError("the decoder looks at pairs of patches; the low ones are missing")
         high, low = self.encoder.encode(pairs.high, pairs.low)
-        return self._decoder(high.embedding.float(), low.embedding.float())
+        return self._decoder(_single(high), low.embedding.float())
 
     def split(self, maps: DomainMaps, number: int, settings: SplitSettings) -> list[ObjectMap]:
         """The objects of class ``number`` on each of B patches."""
@@ -69,3 +70,8 @@ class DomainModel:
             ObjectMap(split_objects(probability, distance, settings), logit, probability)
             for logit, probability, distance in zip(*arrays, strict=True)
         ]
+
+
+def _single(seen: EncoderOutput) -> EncoderOutput:
+    """In the decoder's precision."""
+    return EncoderOutput(*(part.float() for part in seen))

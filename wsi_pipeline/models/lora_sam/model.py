@@ -16,7 +16,13 @@ from wsi_pipeline.models.backbones.vit import ViTEncoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.lora_sam.hidden_states import AggregatingEncoder
 from wsi_pipeline.models.lora_sam.lora import add_adapter
-from wsi_pipeline.models.lora_sam.pyramid import FeatureAggregator, FeatureNeck, LightAggregator, strides
+from wsi_pipeline.models.lora_sam.pyramid import (
+    FeatureAggregator,
+    FeatureNeck,
+    LightAggregator,
+    SimpleFeaturePyramid,
+    strides,
+)
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.roles import Instances
 from wsi_pipeline.models.sam import Sam
@@ -49,7 +55,8 @@ class LoraSam(nn.Module, ABC):
         self.image_encoder.requires_grad_(False)
         if settings.rank:
             add_adapter(self.image_encoder, settings)
-        self.neck = FeatureNeck(aggregator, settings.width, settings.finest)
+        pyramid = SimpleFeaturePyramid(settings.width, settings.finest, alone=settings.route == "semantic")
+        self.neck = FeatureNeck(aggregator, pyramid)
 
     @property
     def strides(self) -> list[float]:
@@ -110,7 +117,7 @@ class LoraSam(nn.Module, ABC):
 
 def _aggregator(sam: Sam, settings: LoraSamSettings) -> FeatureAggregator | LightAggregator:
     if settings.features == "embedding":
-        return LightAggregator()
+        return LightAggregator(settings.inner_width)
     if not isinstance(sam.image_encoder, ViTEncoder):
         raise WorkflowError(
             f"{sam.variant.name} has no hidden states of one size",

@@ -17,7 +17,6 @@ from wsi_pipeline.models.mask_decoder import CHANNELS
 STEPS = 4
 """Levels made from the embedding, of a quarter to twice its stride; one more is the last at every second cell."""
 _NARROW = 32
-_WIDE = 512
 
 
 def strides(embedding_stride: float, finest: int) -> list[float]:
@@ -59,11 +58,15 @@ class FeatureAggregator(nn.Module):
 
 
 class LightAggregator(nn.Sequential):
-    """The embedding (B, 256, h, w) made ready for the pyramid: enough where adapters bend the encoder itself."""
+    """The embedding (B, 256, h, w) made ready for the pyramid: enough where adapters bend the encoder itself.
 
-    def __init__(self) -> None:
+    Args:
+        inner: channels in between.
+    """
+
+    def __init__(self, inner: int) -> None:
         layers: list[nn.Module] = []
-        for channels, out, kernel in ((CHANNELS, _WIDE, 1), (_WIDE, _WIDE, 3), (_WIDE, CHANNELS, 3)):
+        for channels, out, kernel in ((CHANNELS, inner, 1), (inner, inner, 3), (inner, CHANNELS, 3)):
             layers += [nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False), LayerNorm2d(out)]
         super().__init__(*layers)
 
@@ -84,9 +87,10 @@ class SimpleFeaturePyramid(nn.Module):
     Args:
         width: channels of the levels.
         finest: how many of the fine ones to leave out; published: none.
+        alone: make the finest level only.
     """
 
-    def __init__(self, width: int = CHANNELS, finest: int = 0) -> None:
+    def __init__(self, width: int = CHANNELS, finest: int = 0, *, alone: bool = False) -> None:
         super().__init__()
         half, quarter = CHANNELS // 2, CHANNELS // 4
         if finest == 0:
@@ -98,21 +102,22 @@ class SimpleFeaturePyramid(nn.Module):
             )
         if finest <= 1:
             self.fpn2 = nn.Sequential(nn.ConvTranspose2d(CHANNELS, half, 2, 2))
-        channels = (quarter, half, CHANNELS, CHANNELS)[finest:]
+        channels = (quarter, half, CHANNELS, CHANNELS)[finest : finest + 1 if alone else None]
         self.lateral_convs = nn.ModuleList(_ConvNorm(count, width, 1) for count in channels)
         self.fpn_convs = nn.ModuleList(_ConvNorm(width, width, 3) for _ in channels)
-        self.finest = finest
+        self.finest, self.alone = finest, alone
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Levels (B, width, ...) of x (B, 256, h, w), the finest first."""
         resized = [self.fpn1(x)] if self.finest == 0 else []
         resized += [self.fpn2(x)] if self.finest <= 1 else []
         resized += [x, F.max_pool2d(x, 2)]
+        wanted = resized[:1] if self.alone else resized
         levels = [
             smooth(lateral(one))
-            for one, lateral, smooth in zip(resized, self.lateral_convs, self.fpn_convs, strict=True)
+            for one, lateral, smooth in zip(wanted, self.lateral_convs, self.fpn_convs, strict=True)
         ]
-        return [*levels, levels[-1][..., ::2, ::2]]
+        return levels if self.alone else [*levels, levels[-1][..., ::2, ::2]]
 
 
 class FeatureNeck(nn.Module):
@@ -120,13 +125,12 @@ class FeatureNeck(nn.Module):
 
     Args:
         aggregator: makes one map of what the encoder gives.
-        width, finest: of the pyramid.
+        pyramid: makes levels of it.
     """
 
-    def __init__(self, aggregator: FeatureAggregator | LightAggregator, width: int, finest: int) -> None:
+    def __init__(self, aggregator: FeatureAggregator | LightAggregator, pyramid: SimpleFeaturePyramid) -> None:
         super().__init__()
-        self.feature_aggregator = aggregator
-        self.feature_spliter = SimpleFeaturePyramid(width, finest)
+        self.feature_aggregator, self.feature_spliter = aggregator, pyramid
 
     def forward(self, seen: EncoderOutput) -> list[Tensor]:
         """The levels, the finest first, float32; where hidden states count, the encoder has put them together."""

@@ -33,6 +33,7 @@ class LoraSamParts(AdapterSettings):
     features: Literal["embedding", "hidden-states"] = Field(
         "embedding", description="what the pyramid is made of; hidden-states need a plain ViT"
     )
+    inner_width: int = Field(512, ge=16, description="channels in which the embedding is made ready for the pyramid")
     width: int = Field(256, ge=16, multiple_of=4, description="channels of the pyramid")
     finest: int = Field(
         0, ge=0, le=2, description="finest level of the pyramid: 0 has a quarter of the embedding's stride, 1 a half"
