@@ -17,8 +17,8 @@ SHIPPED = sorted(path.stem for path in workflow_folder().glob("*.yaml"))
 BASE = {"name": "mine", "mpp": 1}
 
 
-def test_workflows_of_the_main_job_ship() -> None:
-    assert SHIPPED == ["everything", "nuclei", "refine-annotations", "regions", "tissue"]
+def test_these_workflows_ship() -> None:
+    assert SHIPPED == ["everything", "nuclei", "nuclei-decoder", "refine-annotations", "regions", "tissue"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -139,7 +139,7 @@ class DomainDecoderPrompts(Section):
 
     source: Literal["domain-decoder"] = Field(description="objects that a trained decoder sees, whatever they are")
     class_name: str | None = Field(None, alias="class", description="class of the results")
-    weights: str = Field(description="name in the weight store or path of a domain decoder")
+    weights: str = Field("nuclei-litemedsam", description="name in the weight store or path of a domain decoder")
     target: str | None = Field(None, description="class of the decoder to look for; null takes its first")
     threshold: Share = Field(0.5, description="px of at least this probability are of an object")
     prominence: Share = Field(0.2, description="touching objects are parted at necks at least this deep")

@@ -52,18 +52,20 @@ def test_its_files_are_its_own_and_the_backbone_s(file: str) -> None:
     assert check_models(workflow(model="lora-sam", weights=file)) == []
 
 
-def test_it_is_listed_as_one_that_has_to_be_trained() -> None:
+def test_it_is_listed_with_what_ships() -> None:
     spec = find_model("lora-sam")
     assert spec.roles == ("InstanceSegmenter",)
-    assert spec.status == "to be trained: needs segment.weights"
+    assert spec.status == "trained weights ship for lite-medsam; on other backbones to be trained"
 
 
-def test_without_weights_it_says_how_to_get_them() -> None:
+def test_without_weights_it_is_what_ships_or_says_how_to_get_them() -> None:
+    files = {one["role"]: one["file"] for one in weights_of(SegmentSettings(model="lora-sam"))}
+    assert files == {"sam": "lite_medsam.pth", "lora-sam": "lora-nuclei-litemedsam.safetensors"}
+    assert class_names(SegmentSettings(model="lora-sam")) == ("nucleus",)
     with pytest.raises(WorkflowError) as caught:
-        check_models(workflow(model="lora-sam"))
+        check_models(workflow(model="lora-sam", backbone="vit-b"))
     assert str(caught.value) == (
-        "segment.weights: lora-sam has no weights of its own until it is trained. "
-        "Set it to the lora-sam.safetensors that `wsi-pipeline train lora-sam` wrote."
+        "segment.weights: no lora-sam ships for vit-b. Set it to the file that `wsi-pipeline train lora-sam` wrote."
     )
 
 

@@ -40,6 +40,7 @@ _NAMES = {
     "hq-decoder": "HQ-SAM or WSI-SAM mask decoder",
     "pa-decoder": "PA-SAM mask decoder",
     "domain-decoder": "domain decoder",
+    "lora-sam": "LoRA-SAM (adapter and heads)",
 }
 _SYSTEMS = {
     "wsi-heads": "wsi-sam",
@@ -55,6 +56,7 @@ _VARIANT_NAMES = {
     "vit_h": "vit_h",
 }
 _DOMAIN_PARTS = frozenset({"entry", "upscaling", "outlines", "maps"})
+_LORA_PARTS = frozenset({"neck", "head"})
 _SHOWN = 3
 
 
@@ -64,7 +66,7 @@ class Contents:
 
     Attributes:
         kind: ``sam``, ``hq-sam``, ``pa-sam``, ``wsi-sam``, ``wsi-heads``, ``sam-decoder``, ``hq-decoder``,
-            ``pa-decoder`` or ``domain-decoder``. An HQ decoder and a WSI-SAM branch have the same keys: only the caller
+            ``pa-decoder``, ``domain-decoder`` or ``lora-sam``. An HQ decoder and a WSI-SAM branch have the same keys: only the caller
             knows which.
         variants: the image encoders it holds or fits; several when shapes cannot tell, empty when any fits.
     """
@@ -126,6 +128,8 @@ def identify(state: Mapping[str, Tensor], *, where: object = None) -> Contents:
     parts = {key.partition(".")[0] for key in state}
     if parts >= _DOMAIN_PARTS:
         return Contents("domain-decoder", ())
+    if parts >= _LORA_PARTS:
+        return Contents("lora-sam", ())
     if {"high", "low"} <= parts:
         variants = _early_variants(state, "high.") or ()
         if "sam" in parts:

@@ -139,7 +139,7 @@ def _finder(
         weight_files=files,
         class_names=lambda settings: class_names(files(settings)[name]),
         context_factor=lambda settings: context_factor(files(settings)[name]),
-        status="to be trained: needs segment.weights",
+        status="trained weights ship for lite-medsam; on other backbones to be trained",
     )
 
 

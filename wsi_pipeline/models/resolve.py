@@ -149,19 +149,13 @@ def lora_sam_plan(settings: ModelSettings, *, section: str = "segment") -> Weigh
     """The files behind ``model: lora-sam``: what training wrote, and the backbone it names.
 
     Raises:
-        WorkflowError: no weights, two files of them, or an unknown backbone.
+        WorkflowError: two files of weights, none where none ships, or an unknown backbone.
         WeightsError: a file is missing or of another kind, or was trained on another backbone.
     """
     if settings.weights_low is not None:
         raise WorkflowError("model lora-sam is one file", where=f"{section}.weights_low", fix="Remove the key")
     named = _named_backbone(settings, section)
-    if settings.weights is None:
-        raise WorkflowError(
-            "lora-sam has no weights of its own until it is trained",
-            where=f"{section}.weights",
-            fix="Set it to the lora-sam.safetensors that `wsi-pipeline train lora-sam` wrote",
-        )
-    path = locate(settings.weights)
+    path = locate(settings.weights or _shipped("lora-sam", named, section))
     trained_on = lora_sam_facts(path).backbone
     backbone = BACKBONES.get(trained_on)
     if backbone is None:
@@ -199,14 +193,14 @@ def domain_segment_plan(settings: ModelSettings, *, section: str = "segment") ->
     """The files behind ``model: domain-decoder``.
 
     Raises:
-        WorkflowError: no weights were given, or two, or another backbone than theirs.
+        WorkflowError: two files of weights, none where none ships, or another backbone than theirs.
         WeightsError: as ``domain_plan``.
     """
-    if settings.weights is None or settings.weights_low is not None:
-        fix = f"Set {section}.weights alone, to the file that `wsi-pipeline train domain-decoder` wrote"
-        raise WorkflowError("the domain decoder is one trained file", where=f"{section}.weights", fix=fix)
-    plan = domain_plan(settings.weights)
-    if settings.backbone not in (None, plan.backbone.name):
+    if settings.weights_low is not None:
+        raise WorkflowError("the domain decoder is one file", where=f"{section}.weights_low", fix="Remove the key")
+    named = _named_backbone(settings, section)
+    plan = domain_plan(settings.weights or _shipped("domain-decoder", named, section))
+    if named not in (None, plan.backbone):
         raise WorkflowError(
             f"the decoder was trained on {plan.backbone.name}", where=f"{section}.backbone", fix="Remove the key"
         )
@@ -313,6 +307,20 @@ def _two_decoders(weights: str, weights_low: str, named: Backbone | None, sectio
     backbone = _find(weights, ("hq-decoder",), named, section).backbone
     _find(weights_low, ("hq-decoder",), backbone, section)
     return WeightPlan(backbone, {"sam": locate(backbone.weights), "high": high, "low": low})
+
+
+def _shipped(system: str, named: Backbone | None, section: str) -> str:
+    """Name of the weights that ship of a system which is nothing without weights; the first of several.
+
+    Raises:
+        WorkflowError: there are none for the backbone.
+    """
+    backbone = named or BACKBONES[DEFAULT_BACKBONE]
+    shipped = shipped_head(system, backbone.variant)
+    if shipped is None:
+        fix = f"Set it to the file that `wsi-pipeline train {system}` wrote"
+        raise WorkflowError(f"no {system} ships for {backbone.name}", where=f"{section}.weights", fix=fix)
+    return shipped.name
 
 
 def _default_plan(model: str, named: Backbone | None) -> WeightPlan:
