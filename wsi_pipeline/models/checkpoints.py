@@ -66,8 +66,8 @@ class Contents:
 
     Attributes:
         kind: ``sam``, ``hq-sam``, ``pa-sam``, ``wsi-sam``, ``wsi-heads``, ``sam-decoder``, ``hq-decoder``,
-            ``pa-decoder``, ``domain-decoder`` or ``lora-sam``. An HQ decoder and a WSI-SAM branch have the same keys: only the caller
-            knows which.
+            ``pa-decoder``, ``domain-decoder`` or ``lora-sam``. An HQ decoder and a WSI-SAM branch have the same keys:
+            only the caller knows which.
         variants: the image encoders it holds or fits; several when shapes cannot tell, empty when any fits.
     """
 
