@@ -142,7 +142,7 @@ class DomainDecoderPrompts(Section):
     weights: str = Field("nuclei-litemedsam", description="name in the weight store or path of a domain decoder")
     target: str | None = Field(None, description="class of the decoder to look for; null takes its first")
     threshold: Share = Field(0.5, description="px of at least this probability are of an object")
-    prominence: Share = Field(0.2, description="touching objects are parted at necks at least this deep")
+    prominence: Share = Field(0.1, description="touching objects are parted at necks at least this deep")
     min_area: SquareMicrons = Field(10.0, description="smaller objects are left out")
 
 

@@ -20,7 +20,7 @@ from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import TRAIN, Joined
 from wsi_pipeline.workflow import DomainDecoderPrompts
 
-STEPS, VARIANTS, BATCH = 60, 3, 4
+STEPS, VARIANTS, BATCH = 150, 3, 2
 
 
 def joined(source: SampleSource, count: int, seed: int) -> Joined:

@@ -28,7 +28,7 @@ class SplitSettings:
     """
 
     threshold: float = 0.5
-    prominence: float = 0.2
+    prominence: float = 0.1
     smooth: float = 2.0
     min_area: float = 0.0
 
