@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 
 from wsi_pipeline.errors import WeightsError, WorkflowError
-from wsi_pipeline.models.lora_sam import pyramid
 from wsi_pipeline.models.lora_sam.anchor import with_position
 from wsi_pipeline.models.lora_sam.box_heads import KNOWN_SHARE, Found, Truth, known_share
 from wsi_pipeline.models.lora_sam.build import build_lora_sam
@@ -26,13 +25,12 @@ from wsi_pipeline.models.roles import InstanceSegmenter, PairImages
 from wsi_pipeline.models.sam import build_sam
 
 ROUTES = ["anchor-prompter", "instance", "semantic"]
-SMALL = {"rank": 2, "width": 16, "finest": 2, "box_width": 16}
+SMALL = {"rank": 2, "inner_width": 16, "width": 16, "finest": 2, "box_width": 16}
 
 
 @pytest.fixture
-def model_of(small_sam, monkeypatch):
+def model_of(small_sam):
     """A small network of a route; the same every time."""
-    monkeypatch.setattr(pyramid, "_WIDE", 16)
 
     def build(route="anchor-prompter", **changes):
         with torch.random.fork_rng(devices=[]):

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from wsi_pipeline.errors import TrainingError
-from wsi_pipeline.models.lora_sam import pyramid
 from wsi_pipeline.models.lora_sam.box_heads import Truth
 from wsi_pipeline.models.lora_sam.build import build_lora_sam
 from wsi_pipeline.models.lora_sam.file import load_state, read_facts
@@ -32,6 +31,7 @@ QUICK = {
     "accumulate": 1,
     "patience": 9,
     "objects": 4,
+    "lora.inner_width": 16,
     "lora.width": 16,
     "lora.finest": 2,
     "lora.box_width": 16,
@@ -67,7 +67,6 @@ class Scene:
 def small(small_sam: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training on a small network."""
     monkeypatch.setattr(lora_head, "load_sam", lambda plan: small_sam())
-    monkeypatch.setattr(pyramid, "_WIDE", 16)
 
 
 def recipe_of(**changes: Any) -> Recipe:

@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and check workflows.")
 @app.command("list")
 def list_() -> None:
     """Name and purpose of every workflow that ships with the package. Example: `wsi-pipeline workflows list`"""
-    for path in sorted(workflow_folder().glob("*.yaml")):
+    for path in sorted(workflow_folder().glob("*.yaml"), key=lambda path: path.stem):
         workflow = load_workflow(path)
         typer.echo(f"{workflow.name:<20} {workflow.description}")
 
