@@ -19,7 +19,7 @@ from benchmarks.finding.tiles import read_tiles
 from benchmarks.heads.subjects import DEVICE, PRECISION
 from benchmarks.learning_curve.annotators import TrueBoxes, redrawn
 from benchmarks.learning_curve.picture import picture
-from benchmarks.learning_curve.runs import STEPS, VARIANTS, joined, measured, trained
+from benchmarks.learning_curve.runs import BATCH, STEPS, VARIANTS, joined, measured, trained
 from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.files import beside
 from wsi_pipeline.manifest import read_manifest
@@ -69,7 +69,14 @@ def run(data: Path, folder: Path, embeddings: Path) -> dict[str, Any]:
         numbers = {seed: joined(source, REDRAWN, seed).numbers(TRAIN) for seed in SEEDS}
         sources = {seed: redrawn(source, mine, datasets_of(data), finder) for seed, mine in numbers.items()}
         annotators[name] = list(rows(name, REDRAWN, sources))
-    return {"steps": STEPS, "variants": VARIANTS, "redrawn": REDRAWN, "scores": scores, "annotators": annotators}
+    return {
+        "steps": STEPS,
+        "variants": VARIANTS,
+        "batch": BATCH,
+        "redrawn": REDRAWN,
+        "scores": scores,
+        "annotators": annotators,
+    }
 
 
 def finders(data: Path, embeddings: Path) -> dict[str, Finder]:
