@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.geometry import Affine2D, PixelGrid
 from wsi_pipeline.manifest import read_manifest
 from wsi_pipeline.tiling.plan import TilePlan
+from wsi_pipeline.training.data.resample import look
 from wsi_pipeline.training.data.samples import Picture, SampleInfo
 from wsi_pipeline.training.data.tiles import MANIFEST, open_tiles
 from wsi_pipeline.workflow import load_workflow
@@ -38,9 +39,22 @@ class ListedTile(NamedTuple):
     dataset: str
     picture: Picture
 
+    def read_grid(self, to_level0: Affine2D, size: tuple[int, int]) -> np.ndarray:
+        """As a slide's; beyond the tile its mirror image is seen, as in training."""
+        x, y = (np.arange(length) + 0.5 for length in size)
+        points = to_level0.apply(np.stack(np.meshgrid(x, y), axis=-1))
+        return look(self.picture, points, to_level0.sx, "reflect").image
 
-def tiles_of(data: Path, split: str) -> Iterator[ListedTile]:
-    """The tiles of a split.
+    def plan(self, size: int, mpp: float) -> TilePlan:
+        """Patches of ``size`` px over all of it, in one batch, as if its px measured ``mpp`` µm."""
+        height, width = self.picture.labels.shape
+        return layout(width, height, size, mpp=mpp)
+
+
+def tiles_of(
+    data: Path, split: str, *, object_class: str | None = None, groups: Collection[str] | None = None
+) -> Iterator[ListedTile]:
+    """The tiles of a split, of all classes and groups or of some.
 
     Raises:
         DatasetError: see ``open_tiles``; or the manifest has no column ``dataset``.
@@ -48,7 +62,8 @@ def tiles_of(data: Path, split: str) -> Iterator[ListedTile]:
     source = open_tiles(data)
     rows = read_manifest(data / MANIFEST, ("dataset",), error=DatasetError)
     for number, (info, (line, row)) in enumerate(zip(source.infos, rows, strict=True)):
-        if info.split == split:
+        wanted = object_class in (None, *info.class_names) and (groups is None or info.group in groups)
+        if info.split == split and wanted:
             yield ListedTile(number, line, info, row["dataset"], source[number].high)
 
 

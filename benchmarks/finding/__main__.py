@@ -38,11 +38,15 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)  # sums depend on how they are split
     try:
-        found = run(
-            Options(
-                given.data, given.decoder, parse_heads(given.head), given.adapted, given.twin, given.cache_embeddings
-            )
+        options = Options(
+            data=given.data,
+            decoder=given.decoder,
+            heads=parse_heads(given.head),
+            adapted=given.adapted,
+            twin=given.twin,
+            embeddings=given.cache_embeddings,
         )
+        found = run(options)
     except (WsiPipelineError, ValueError) as error:
         parser.error(str(error))
     if given.json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -12,9 +12,8 @@ import torch
 from scipy import ndimage
 from torchvision.ops import box_iou
 
-from benchmarks.finding.finders import in_core, own_objects, painted, pairs_of
-from benchmarks.finding.tiles import AnnotatedTile
-from benchmarks.tiles import WORKFLOW
+from benchmarks.finding.finders import Aimed, in_core, own_objects, painted, pairs_of
+from benchmarks.tiles import WORKFLOW, ListedTile
 from wsi_pipeline.evaluation.aggregate import pooled
 from wsi_pipeline.evaluation.labels import Labels
 from wsi_pipeline.evaluation.metrics import Score, score
@@ -48,24 +47,24 @@ class Classical(NamedTuple):
     threshold: float
     f1: float = 0.0
 
-    def prompts(self) -> NucleusDetectorPrompts:
-        return NucleusDetectorPrompts(source="nucleus-detector", threshold=self.threshold)
+    def detector(self) -> NucleusDetector:
+        return NucleusDetector(NucleusDetectorPrompts(source="nucleus-detector", threshold=self.threshold))
 
 
 class Looked(NamedTuple):
     """A tile and its patches."""
 
-    tile: AnnotatedTile
+    tile: ListedTile
     places: list[Tile]
     images: PairImages
 
     @classmethod
-    def at(cls, tile: AnnotatedTile, size: int, *, low: bool) -> Looked:
+    def at(cls, tile: ListedTile, size: int, *, low: bool) -> Looked:
         plan = tile.plan(size, WORKFLOW.mpp)
         return cls(tile, plan.batch(0), pairs_of(tile, plan, low=low))
 
 
-def choose_classical(tiles: Sequence[AnnotatedTile], size: int) -> dict[str, Classical]:
+def choose_classical(tiles: Sequence[ListedTile], size: int) -> dict[str, Classical]:
     """The resolution with the best F1 of boxes, and then the threshold with the best, for each data set."""
     by_set: defaultdict[str, list[Looked]] = defaultdict(list)
     for tile in tiles:
@@ -77,7 +76,12 @@ def choose_classical(tiles: Sequence[AnnotatedTile], size: int) -> dict[str, Cla
     return chosen
 
 
-def choose_split(tiles: Sequence[AnnotatedTile], prompter: DomainPrompter, size: int) -> tuple[SplitSettings, float]:
+def aimed(chosen: Mapping[str, Classical]) -> Aimed:
+    """The classical detector as it was chosen for each data set."""
+    return {name: (one.detector(), one.mpp) for name, one in chosen.items()}
+
+
+def choose_split(tiles: Sequence[ListedTile], prompter: DomainPrompter, size: int) -> tuple[SplitSettings, float]:
     """How the decoder's objects are told apart, by PQ; and that PQ."""
     seen = []
     for tile in tiles:
@@ -116,7 +120,7 @@ def _best(tried: Sequence[Classical], looked: Sequence[Looked]) -> Classical:
 
 
 def _box_f1(looked: Sequence[Looked], how: Classical) -> float:
-    detector = NucleusDetector(how.prompts())
+    detector = how.detector()
     matched = found = wanted = 0
     for tile, places, images in looked:
         boxes = [np.zeros((0, 4))]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, cast
 
 import numpy as np
 
-from benchmarks.finding.tiles import AnnotatedTile
-from benchmarks.heads.subjects import inscribed
-from benchmarks.tiles import WORKFLOW
+from benchmarks.heads.subjects import DEVICE, PRECISION, inscribed
+from benchmarks.tiles import WORKFLOW, ListedTile
+from wsi_pipeline.models.registry import find_model
 from wsi_pipeline.models.roles import InstanceSegmenter, PairImages, Prompter, Segmenter
+from wsi_pipeline.models.segmenter import BatchedSegmenter
 from wsi_pipeline.prompts.domain_decoder import DomainPrompter
 from wsi_pipeline.segment.dense import read_batch, segment_batch
 from wsi_pipeline.stitching.seams import owned
@@ -28,7 +30,7 @@ Aimed = Mapping[str, tuple[Prompter, float]]
 class Finder(Protocol):
     """Finds nuclei."""
 
-    def find(self, tile: AnnotatedTile) -> np.ndarray:
+    def find(self, tile: ListedTile) -> np.ndarray:
         """(H, W) int32 labels of a tile."""
         ...
 
@@ -46,12 +48,12 @@ class Asked:
         self._prompters, self._segmenter = prompters, segmenter
         self._workflow = WORKFLOW.model_copy(update={"segment": settings})
 
-    def find(self, tile: AnnotatedTile) -> np.ndarray:
+    def find(self, tile: ListedTile) -> np.ndarray:
         prompter, mpp = self._prompters[tile.dataset]
         return _run(tile, mpp, self._segmenter, prompter, self._workflow)
 
 
-class ByItself:
+class Unprompted:
     """A model that finds objects without being asked.
 
     Args:
@@ -64,7 +66,7 @@ class ByItself:
         prompts = SegmentModelPrompts(source="segment-model")
         self._workflow = WORKFLOW.model_copy(update={"segment": settings, "prompts": prompts})
 
-    def find(self, tile: AnnotatedTile) -> np.ndarray:
+    def find(self, tile: ListedTile) -> np.ndarray:
         return _run(tile, WORKFLOW.mpp, self._model, None, self._workflow)
 
 
@@ -79,7 +81,7 @@ class Ellipses:
     def __init__(self, prompters: Aimed, size: int) -> None:
         self._prompters, self._size = prompters, size
 
-    def find(self, tile: AnnotatedTile) -> np.ndarray:
+    def find(self, tile: ListedTile) -> np.ndarray:
         prompter, mpp = self._prompters[tile.dataset]
         plan = tile.plan(self._size, mpp)
         objects: list[Placed] = []
@@ -90,7 +92,7 @@ class Ellipses:
         return painted(tile, objects)
 
 
-class Alone:
+class DecoderObjects:
     """The domain decoder's own objects.
 
     Args:
@@ -101,7 +103,7 @@ class Alone:
     def __init__(self, prompter: DomainPrompter, size: int) -> None:
         self._prompter, self._size = prompter, size
 
-    def find(self, tile: AnnotatedTile) -> np.ndarray:
+    def find(self, tile: ListedTile) -> np.ndarray:
         plan = tile.plan(self._size, WORKFLOW.mpp)
         found = self._prompter.see(pairs_of(tile, plan), mpp=plan.grid.mpp)
         objects: list[Placed] = []
@@ -110,8 +112,16 @@ class Alone:
         return painted(tile, objects)
 
 
+def segmenter_for(settings: SegmentSettings, embeddings: Path | None) -> Segmenter:
+    """A segmenter whose encoder keeps its embeddings in a folder."""
+    segmenter = cast(Segmenter, find_model(settings.model).build(settings, device=DEVICE, dtype=PRECISION))
+    if isinstance(segmenter, BatchedSegmenter):
+        segmenter.encoder.keep_in(embeddings)
+    return segmenter
+
+
 def _run(
-    tile: AnnotatedTile,
+    tile: ListedTile,
     mpp: float,
     segmenter: Segmenter | InstanceSegmenter,
     prompter: Prompter | None,
@@ -121,12 +131,12 @@ def _run(
     plan = tile.plan(segmenter.input_size, mpp)
     images = pairs_of(tile, plan)
     batch = segment_batch(tile, plan, 0, segmenter, prompter, workflow, class_id=0, images=images)
-    mine = np.flatnonzero(owned(batch, plan))
+    mine = np.flatnonzero(owned(batch, plan)).tolist()
     corners = batch.bbox[:, :2].tolist()
     return painted(tile, ((float(batch.iou[n]), batch.mask(n), *corners[n]) for n in mine))
 
 
-def pairs_of(tile: AnnotatedTile, plan: TilePlan, *, low: bool = True) -> PairImages:
+def pairs_of(tile: ListedTile, plan: TilePlan, *, low: bool = True) -> PairImages:
     """The patches of a plan, both of each pair or the high ones alone."""
     return read_batch(tile, plan, 0, low=low, context_factor=WORKFLOW.tiling.context_factor)
 
@@ -148,7 +158,7 @@ def in_core(box: np.ndarray, place: Tile) -> bool:
     return bool(((middle >= core[:2]) & (middle < core[2:])).all())
 
 
-def painted(tile: AnnotatedTile, objects: Iterable[Placed]) -> np.ndarray:
+def painted(tile: ListedTile, objects: Iterable[Placed]) -> np.ndarray:
     """(H, W) int32; where objects overlap, the one of the better score is seen."""
     height, width = tile.picture.labels.shape
     canvas = np.zeros((height, width), np.int32)

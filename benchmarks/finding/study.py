@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.finding.choice import Classical, choose_classical, choose_split, pq_of
-from benchmarks.finding.finders import Aimed, Alone, Asked, ByItself, Ellipses, Finder
-from benchmarks.finding.tiles import AnnotatedTile, read_tiles
+from benchmarks.finding.choice import Classical, aimed, choose_classical, choose_split, pq_of
+from benchmarks.finding.finders import Aimed, Asked, DecoderObjects, Ellipses, Finder, Unprompted, segmenter_for
 from benchmarks.heads.subjects import BACKBONE, DEVICE, PRECISION, settings_of
-from benchmarks.tiles import OVERLAP, WORKFLOW
+from benchmarks.tiles import OVERLAP, WORKFLOW, ListedTile, tiles_of
 from wsi_pipeline.evaluation import aggregate
 from wsi_pipeline.evaluation.aggregate import Estimate
 from wsi_pipeline.evaluation.labels import Labels
 from wsi_pipeline.evaluation.metrics import Score, score
 from wsi_pipeline.models.builders import load_lora_sam
 from wsi_pipeline.models.domain_decoder.splitting import SplitSettings
+from wsi_pipeline.models.lora_sam.lora import adapter_state
 from wsi_pipeline.models.registry import find_model
 from wsi_pipeline.models.resolve import lora_sam_facts, lora_sam_plan
-from wsi_pipeline.models.segmenter import BatchedSegmenter
+from wsi_pipeline.models.roles import InstanceSegmenter
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.prompts.domain_decoder import DomainPrompter
-from wsi_pipeline.prompts.nuclei import NucleusDetector
 from wsi_pipeline.training.sources import HELD_OUT, TRAIN, VALIDATION
 from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings, SegmentSettings
 
 CLASSICAL, DECODER, ELLIPSES = "classical detector", "domain decoder", ", ellipses"
 METRICS = ("pq", "f1", "sq", "precision", "recall", "aji", "dice")
-ADAPTED_METRICS = ("dice", "pq")
 LORA = "lora-sam"
 SEED = 0
 
@@ -74,17 +72,17 @@ def run(options: Options) -> dict[str, Any]:
     held_out = groups_of(twin)
     untuned = prompter_for(tuned(twin, SplitSettings()), options.embeddings)
     size = untuned.model.size
-    classical = choose_classical(list(read_tiles(options.data, TRAIN)), size)
+    classical = choose_classical(nuclei_tiles(options.data, TRAIN), size)
     say(f"classical detector: {classical}")
-    split, quality = choose_split(list(read_tiles(options.data, TRAIN, groups=held_out)), untuned, size)
+    split, quality = choose_split(nuclei_tiles(options.data, TRAIN, held_out), untuned, size)
     say(f"decoder: {split}, PQ {quality:.3f} on tiles held out")
     ways = dict(ways_of(options, classical, split, size))
-    tiles = list(read_tiles(options.data, VALIDATION))
+    tiles = nuclei_tiles(options.data, VALIDATION)
     scores = {name: measure(name, finder, tiles) for name, finder in ways.items()}
     return {
         "how": {
             "tiles": len(tiles),
-            "groups": len({tile.group for tile in tiles}),
+            "groups": len({tile.info.group for tile in tiles}),
             "objects": int(sum(len(np.unique(tile.picture.labels)) - 1 for tile in tiles)),
             "size": size,
             "overlap": OVERLAP,
@@ -104,25 +102,28 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
+def nuclei_tiles(data: Path, split: str, groups: Collection[str] | None = None) -> list[ListedTile]:
+    return list(tiles_of(data, split, object_class="nucleus", groups=groups))
+
+
 def ways_of(
     options: Options, classical: Mapping[str, Classical], split: SplitSettings, size: int
 ) -> Iterator[tuple[str, Finder]]:
     """Ways of finding by name; those of the classical detector begin with it."""
-    detectors: Aimed = {name: (NucleusDetector(one.prompts()), one.mpp) for name, one in classical.items()}
+    detectors = aimed(classical)
     decoder = prompter_for(tuned(options.decoder, split), options.embeddings)
     everywhere: Aimed = dict.fromkeys(detectors, (decoder, WORKFLOW.mpp))
     yield CLASSICAL + ELLIPSES, Ellipses(detectors, size)
-    yield DECODER, Alone(decoder, size)
+    yield DECODER, DecoderObjects(decoder, size)
     for name, weights in {BACKBONE: None, **options.heads}.items():
         settings = SegmentSettings.model_validate(settings_of(name, weights).model_dump())
-        segmenter = find_model(name).build(settings, device=DEVICE, dtype=PRECISION)
-        if isinstance(segmenter, BatchedSegmenter):
-            segmenter.encoder.keep_in(options.embeddings)
+        segmenter = segmenter_for(settings, options.embeddings)
         yield f"{CLASSICAL}, {name}", Asked(detectors, segmenter, settings)
         yield f"{DECODER}, {name}", Asked(everywhere, segmenter, settings)
     for name, path in adapted_ways(options.adapted).items():
         settings = SegmentSettings(model=LORA, weights=str(path))
-        yield name, ByItself(find_model(LORA).build(settings, device=DEVICE, dtype=PRECISION), settings)
+        model = cast(InstanceSegmenter, find_model(LORA).build(settings, device=DEVICE, dtype=PRECISION))
+        yield name, Unprompted(model, settings)
 
 
 def adapted_ways(files: Sequence[Path]) -> dict[str, Path]:
@@ -157,7 +158,7 @@ def tuned(decoder: Path, split: SplitSettings) -> DomainDecoderPrompts:
     return DomainDecoderPrompts.model_validate(prompts | numbers)
 
 
-def measure(name: str, finder: Finder, tiles: Sequence[AnnotatedTile]) -> list[Score]:
+def measure(name: str, finder: Finder, tiles: Sequence[ListedTile]) -> list[Score]:
     """The score of each tile."""
     scores = []
     for number, tile in enumerate(tiles, start=1):
@@ -166,7 +167,7 @@ def measure(name: str, finder: Finder, tiles: Sequence[AnnotatedTile]) -> list[S
     return scores
 
 
-def summary(scores: Mapping[str, Sequence[Score]], tiles: Sequence[AnnotatedTile]) -> dict[str, Any]:
+def summary(scores: Mapping[str, Sequence[Score]], tiles: Sequence[ListedTile]) -> dict[str, Any]:
     """Metrics pooled over tiles, with intervals, for each way and each set of tiles."""
     return {
         name: {
@@ -177,7 +178,7 @@ def summary(scores: Mapping[str, Sequence[Score]], tiles: Sequence[AnnotatedTile
     }
 
 
-def differences(scores: Mapping[str, Sequence[Score]], tiles: Sequence[AnnotatedTile]) -> dict[str, Any]:
+def differences(scores: Mapping[str, Sequence[Score]], tiles: Sequence[ListedTile]) -> dict[str, Any]:
     """PQ of each way of the decoder minus that of the classical detector, over all tiles, paired.
 
     Returns:
@@ -185,12 +186,10 @@ def differences(scores: Mapping[str, Sequence[Score]], tiles: Sequence[Annotated
         same segmenter or with ellipses, ``bare``, from it with the bare backbone, and ``best``, from ``base``.
     """
     base = max((name for name in scores if name.startswith(CLASSICAL)), key=lambda name: pq_of(scores[name]))
-    groups = [tile.group for tile in tiles]
-    weights = aggregate.bootstrap_weights(groups, aggregate.REPLICATES, SEED)
-    statistics = {name: aggregate.pooled(found, weights) for name, found in scores.items()}
+    differ = paired(scores, tiles)
 
     def minus(name: str, other: str) -> list[float]:
-        return _rounded(aggregate.differences(statistics[other], statistics[name], len(set(groups)))["pq"])
+        return differ(name, other)["pq"]
 
     ways = [name for name in scores if name.startswith(DECODER)]
     same = {name: CLASSICAL + (name.removeprefix(DECODER) or ELLIPSES) for name in ways}
@@ -203,34 +202,42 @@ def differences(scores: Mapping[str, Sequence[Score]], tiles: Sequence[Annotated
 
 
 def adaptation(
-    scores: Mapping[str, Sequence[Score]], tiles: Sequence[AnnotatedTile], files: Sequence[Path]
+    scores: Mapping[str, Sequence[Score]], tiles: Sequence[ListedTile], files: Sequence[Path]
 ) -> dict[str, Any]:
     """What each file of LoRA-SAM holds, and its metrics minus those of the last one, over all tiles, paired."""
-    ways, groups = adapted_ways(files), [tile.group for tile in tiles]
+    ways, differ = adapted_ways(files), paired(scores, tiles)
+    return {
+        name: {"sha256": sha256_of(path), **_trained_share(path), "minus": differ(name, list(ways)[-1])}
+        for name, path in ways.items()
+    }
+
+
+def paired(
+    scores: Mapping[str, Sequence[Score]], tiles: Sequence[ListedTile]
+) -> Callable[[str, str], dict[str, list[float]]]:
+    """What gives the metrics of one way minus those of another, over all tiles, with intervals."""
+    groups = [tile.info.group for tile in tiles]
     weights = aggregate.bootstrap_weights(groups, aggregate.REPLICATES, SEED)
-    found = {}
-    for name, path in ways.items():
-        base, mine = (aggregate.pooled(scores[one], weights) for one in (list(ways)[-1], name))
-        minus = aggregate.differences(base, mine, len(set(groups)))
-        found[name] = {
-            "sha256": sha256_of(path),
-            **_trained_share(path),
-            "minus": {metric: _rounded(minus[metric]) for metric in ADAPTED_METRICS},
-        }
-    return found
+    statistics = {name: aggregate.pooled(found, weights) for name, found in scores.items()}
+
+    def differ(name: str, other: str) -> dict[str, list[float]]:
+        found = aggregate.differences(statistics[other], statistics[name], len(set(groups)))
+        return {metric: _rounded(found[metric]) for metric in METRICS}
+
+    return differ
 
 
 def _trained_share(path: Path) -> dict[str, float]:
     """Numbers in the adapter, as such and as a share of the encoder's; and in the rest of the file."""
     model = load_lora_sam(lora_sam_plan(ModelSettings(model=LORA, weights=str(path)), section="segment"))
-    encoder = dict(model.image_encoder.named_parameters())
-    adapter = sum(value.numel() for name, value in encoder.items() if "lora_" in name)
-    whole = sum(value.numel() for value in encoder.values()) - adapter
+    adapted = bool(model.settings.rank)
+    adapter = sum(value.numel() for value in adapter_state(model.image_encoder).values()) if adapted else 0
+    whole = sum(value.numel() for value in model.image_encoder.parameters()) - adapter
     rest = sum(value.numel() for part in model.parts().values() for value in part.parameters())
     return {"adapter": adapter, "share": adapter / whole, "rest": rest}
 
 
-def titles(tiles: Sequence[AnnotatedTile]) -> list[str]:
+def titles(tiles: Sequence[ListedTile]) -> list[str]:
     return ["all", *sorted({tile.dataset for tile in tiles})]
 
 
@@ -238,9 +245,9 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _pooled(scores: Sequence[Score], tiles: Sequence[AnnotatedTile], title: str) -> dict[str, Estimate]:
+def _pooled(scores: Sequence[Score], tiles: Sequence[ListedTile], title: str) -> dict[str, Estimate]:
     rows = [row for row, tile in enumerate(tiles) if title in ("all", tile.dataset)]
-    groups = [tiles[row].group for row in rows]
+    groups = [tiles[row].info.group for row in rows]
     weights = aggregate.bootstrap_weights(groups, aggregate.REPLICATES, SEED)
     return aggregate.estimates(aggregate.pooled([scores[row] for row in rows], weights), len(set(groups)))
 

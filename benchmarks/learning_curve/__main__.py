@@ -6,28 +6,23 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import learning_curve
-from benchmarks.finding.choice import choose_classical
-from benchmarks.finding.finders import Asked, Finder
-from benchmarks.finding.tiles import read_tiles
-from benchmarks.heads.subjects import DEVICE, PRECISION
+from benchmarks.finding.choice import aimed, choose_classical
+from benchmarks.finding.finders import Asked, Finder, segmenter_for
+from benchmarks.finding.study import nuclei_tiles
+from benchmarks.heads.subjects import BACKBONE
 from benchmarks.learning_curve.annotators import TrueBoxes, redrawn
 from benchmarks.learning_curve.picture import picture
 from benchmarks.learning_curve.runs import BATCH, STEPS, VARIANTS, joined, measured, trained
-from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.files import beside
-from wsi_pipeline.manifest import read_manifest
-from wsi_pipeline.models.registry import find_model
-from wsi_pipeline.models.segmenter import BatchedSegmenter
-from wsi_pipeline.prompts.nuclei import NucleusDetector
 from wsi_pipeline.training.data.samples import SampleSource
-from wsi_pipeline.training.data.tiles import MANIFEST, open_tiles
+from wsi_pipeline.training.data.tiles import open_tiles
 from wsi_pipeline.training.sources import TRAIN, VALIDATION
 from wsi_pipeline.workflow import SegmentSettings
 
@@ -54,9 +49,9 @@ def main() -> None:
 
 def run(data: Path, folder: Path, embeddings: Path) -> dict[str, Any]:
     """``scores``: number of tiles → a row of metrics for each seed; ``annotators``: who drew → the same."""
-    source, tiles = open_tiles(data), list(read_tiles(data, VALIDATION))
+    source, listed, tiles = open_tiles(data), nuclei_tiles(data, TRAIN), nuclei_tiles(data, VALIDATION)
 
-    def rows(name: str, count: int, sources: dict[int, SampleSource]) -> Iterator[dict[str, float]]:
+    def rows(name: str, count: int, sources: Mapping[int, SampleSource]) -> Iterator[dict[str, float]]:
         for seed, mine in sources.items():
             weights = trained(mine, count, seed, folder / f"{name}-{seed}", embeddings)
             row = measured(weights, tiles, embeddings)
@@ -66,8 +61,10 @@ def run(data: Path, folder: Path, embeddings: Path) -> dict[str, Any]:
     scores = {str(count): list(rows(f"{count} tiles", count, dict.fromkeys(SEEDS, source))) for count in COUNTS}
     annotators = {"exact": scores[str(REDRAWN)]}
     for name, finder in finders(data, embeddings).items():
-        numbers = {seed: joined(source, REDRAWN, seed).numbers(TRAIN) for seed in SEEDS}
-        sources = {seed: redrawn(source, mine, datasets_of(data), finder) for seed, mine in numbers.items()}
+        sources = {}
+        for seed in SEEDS:
+            mine = joined(source, REDRAWN, seed).numbers(TRAIN)
+            sources[seed] = redrawn(source, [tile for tile in listed if tile.number in mine], finder)
         annotators[name] = list(rows(name, REDRAWN, sources))
     return {
         "steps": STEPS,
@@ -81,18 +78,10 @@ def run(data: Path, folder: Path, embeddings: Path) -> dict[str, Any]:
 
 def finders(data: Path, embeddings: Path) -> dict[str, Finder]:
     """Who annotates instead of a person."""
-    settings = SegmentSettings(model="sam")
-    segmenter = find_model("sam").build(settings, device=DEVICE, dtype=PRECISION)
-    assert isinstance(segmenter, BatchedSegmenter)
-    segmenter.encoder.keep_in(embeddings)
-    chosen = choose_classical(list(read_tiles(data, TRAIN)), segmenter.input_size)
-    detectors = {name: (NucleusDetector(one.prompts()), one.mpp) for name, one in chosen.items()}
-    return {"boxes": TrueBoxes(segmenter), "automatic": Asked(detectors, segmenter, settings)}
-
-
-def datasets_of(data: Path) -> dict[int, str]:
-    rows = read_manifest(data / MANIFEST, ("dataset",), error=DatasetError)
-    return {number: row["dataset"] for number, (_, row) in enumerate(rows)}
+    settings = SegmentSettings(model=BACKBONE)
+    segmenter = segmenter_for(settings, embeddings)
+    chosen = choose_classical(nuclei_tiles(data, TRAIN), segmenter.input_size)
+    return {"boxes": TrueBoxes(segmenter), "automatic": Asked(aimed(chosen), segmenter, settings)}
 
 
 if __name__ == "__main__":

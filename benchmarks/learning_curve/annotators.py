@@ -10,9 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.finding.finders import Finder, Placed, in_core, painted, pairs_of
-from benchmarks.finding.tiles import AnnotatedTile
 from benchmarks.heads.subjects import MARGIN
-from benchmarks.tiles import WORKFLOW
+from benchmarks.tiles import WORKFLOW, ListedTile
 from wsi_pipeline.models.roles import PairImages, PromptBatch, Segmenter
 from wsi_pipeline.segment.decoding import decode_in_calls
 from wsi_pipeline.training.data.samples import Sample, SampleInfo, SampleSource, renumbered
@@ -28,7 +27,7 @@ class TrueBoxes:
     def __init__(self, segmenter: Segmenter) -> None:
         self._segmenter = segmenter
 
-    def find(self, tile: AnnotatedTile) -> np.ndarray:
+    def find(self, tile: ListedTile) -> np.ndarray:
         """(H, W) int32 labels."""
         plan = tile.plan(self._segmenter.input_size, WORKFLOW.mpp)
         pairs = pairs_of(tile, plan)
@@ -75,20 +74,9 @@ class Redrawn:
         return replace(sample, high=replace(sample.high, labels=labels), classes=classes)
 
 
-def redrawn(source: SampleSource, numbers: Sequence[int], datasets: Mapping[int, str], finder: Finder) -> Redrawn:
-    """The data set with the samples ``numbers`` annotated by a finder.
-
-    Args:
-        source: the data set.
-        numbers: of samples.
-        datasets: name of the data set of each.
-        finder: annotates.
-    """
-    drawn = {}
-    for number in numbers:
-        info = source.infos[number]
-        drawn[number] = finder.find(AnnotatedTile(info.source_id, source[number].high, datasets[number], info.group))
-    return Redrawn(source, drawn)
+def redrawn(source: SampleSource, tiles: Sequence[ListedTile], finder: Finder) -> Redrawn:
+    """The data set with some of its tiles annotated by a finder."""
+    return Redrawn(source, {tile.number: finder.find(tile) for tile in tiles})
 
 
 def _places(labels: np.ndarray) -> list[tuple[slice, slice]]:

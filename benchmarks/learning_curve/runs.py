@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.finding.choice import pq_of
-from benchmarks.finding.finders import Alone
-from benchmarks.finding.study import prompter_for
-from benchmarks.finding.tiles import AnnotatedTile
-from wsi_pipeline.evaluation.labels import Labels
-from wsi_pipeline.evaluation.metrics import score
+from benchmarks.finding.finders import DecoderObjects
+from benchmarks.finding.study import measure, prompter_for
+from benchmarks.tiles import ListedTile
 from wsi_pipeline.training.data.samples import SampleSource
 from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.recipe import load_recipe
@@ -40,10 +38,10 @@ def trained(source: SampleSource, count: int, seed: int, output: Path, embedding
     return write_result(training, {"tiles": source}, output)
 
 
-def measured(weights: Path, tiles: Sequence[AnnotatedTile], embeddings: Path) -> dict[str, float]:
+def measured(weights: Path, tiles: Sequence[ListedTile], embeddings: Path) -> dict[str, float]:
     """Dice, the mean over tiles, and PQ of all objects, of the decoder's own instances."""
     prompter = prompter_for(DomainDecoderPrompts(source="domain-decoder", weights=str(weights)), embeddings)
-    finder = Alone(prompter, prompter.model.size)
-    scores = [score(Labels.of(tile.picture.labels), Labels.of(finder.find(tile))) for tile in tiles]
+    finder = DecoderObjects(prompter, prompter.model.size)
+    scores = measure(weights.parent.name, finder, tiles)
     dice = sum(one.ratios()["dice"] for one in scores) / len(scores)
     return {"dice": round(dice, 4), "pq": round(pq_of(scores), 4)}

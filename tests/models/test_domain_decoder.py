@@ -107,5 +107,5 @@ def test_weights_of_another_kind_are_refused() -> None:
 
 def test_a_backbone_nobody_knows_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "decoder.safetensors", DecoderFacts(("nucleus",), "vit-x", 160))
-    with pytest.raises(WeightsError, match="backbone that is not known here"):
+    with pytest.raises(WeightsError, match=r"was trained on the backbone vit-x that is not known here. Train it again"):
         domain_plan(str(path))

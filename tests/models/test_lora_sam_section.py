@@ -74,7 +74,7 @@ def test_files_of_another_kind_or_backbone_are_refused(file: str, tmp_path: Path
         weights_of(section("lite-medsam"))
     with pytest.raises(WeightsError, match=r"was trained on lite-medsam. Set segment.backbone to it"):
         weights_of(section(file, backbone="vit-b"))
-    with pytest.raises(WeightsError, match=r"was trained on swin, which is not known here. Train it again"):
+    with pytest.raises(WeightsError, match=r"was trained on the backbone swin that is not known here. Train it again"):
         weights_of(section(write(tmp_path / "other.safetensors", "swin")))
     with pytest.raises(WorkflowError, match=r"segment.weights_low: model lora-sam is one file"):
         weights_of(section(file, weights_low=file))

@@ -87,6 +87,7 @@ def test_shipped_weights_are_those_of_their_card(name: str) -> None:
     licences = {row["licence"] for rows in card["data"].values() for row in rows}
     assert licences <= {"CC0-1.0", "CC-BY-4.0"}
     assert not str(card).count("/")  # nobody's folders
+    assert f"| `{entry.file}` | {entry.size:,} | `{entry.sha256}` |" in (path.parent / "README.md").read_text()
 
 
 def test_shipped_weights_fit_in_the_wheel() -> None:

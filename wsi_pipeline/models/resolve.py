@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -152,17 +152,7 @@ def lora_sam_plan(settings: ModelSettings, *, section: str = "segment") -> Weigh
         WorkflowError: two files of weights, none where none ships, or an unknown backbone.
         WeightsError: a file is missing or of another kind, or was trained on another backbone.
     """
-    if settings.weights_low is not None:
-        raise WorkflowError("model lora-sam is one file", where=f"{section}.weights_low", fix="Remove the key")
-    named = _named_backbone(settings, section)
-    path = locate(settings.weights or _shipped("lora-sam", named, section))
-    trained_on = lora_sam_facts(path).backbone
-    backbone = BACKBONES.get(trained_on)
-    if backbone is None:
-        raise WeightsError(f"was trained on {trained_on}, which is not known here", where=path, fix="Train it again")
-    if named not in (None, backbone):
-        raise WeightsError(f"was trained on {trained_on}", where=path, fix=f"Set {section}.backbone to it")
-    return WeightPlan(backbone, {"sam": locate(backbone.weights), "lora-sam": path})
+    return _finder_plan("lora-sam", settings, section, lambda path: lora_sam_facts(path).backbone)
 
 
 def lora_sam_facts(path: Path) -> Facts:
@@ -183,28 +173,12 @@ def domain_plan(weights: str) -> WeightPlan:
         WeightsError: a file is missing, unreadable or of another kind.
     """
     path = locate(weights)
-    backbone = BACKBONES.get(domain_facts(path).backbone)
-    if backbone is None:
-        raise WeightsError("was trained on a backbone that is not known here", where=path, fix="Train it again")
-    return WeightPlan(backbone, {"sam": locate(backbone.weights), "domain-decoder": path})
+    return _plan_on(domain_facts(path).backbone, "domain-decoder", path)
 
 
 def domain_segment_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
-    """The files behind ``model: domain-decoder``.
-
-    Raises:
-        WorkflowError: two files of weights, none where none ships, or another backbone than theirs.
-        WeightsError: as ``domain_plan``.
-    """
-    if settings.weights_low is not None:
-        raise WorkflowError("the domain decoder is one file", where=f"{section}.weights_low", fix="Remove the key")
-    named = _named_backbone(settings, section)
-    plan = domain_plan(settings.weights or _shipped("domain-decoder", named, section))
-    if named not in (None, plan.backbone):
-        raise WorkflowError(
-            f"the decoder was trained on {plan.backbone.name}", where=f"{section}.backbone", fix="Remove the key"
-        )
-    return plan
+    """The files behind ``model: domain-decoder``; raises as ``lora_sam_plan``."""
+    return _finder_plan("domain-decoder", settings, section, lambda path: domain_facts(path).backbone)
 
 
 def domain_facts(path: Path) -> DecoderFacts:
@@ -309,8 +283,29 @@ def _two_decoders(weights: str, weights_low: str, named: Backbone | None, sectio
     return WeightPlan(backbone, {"sam": locate(backbone.weights), "high": high, "low": low})
 
 
+def _finder_plan(system: str, settings: ModelSettings, section: str, trained_on: Callable[[Path], str]) -> WeightPlan:
+    """The files of a system that is nothing without weights, which name the backbone they were trained on."""
+    if settings.weights_low is not None:
+        raise WorkflowError(f"model {system} is one file", where=f"{section}.weights_low", fix="Remove the key")
+    named = _named_backbone(settings, section)
+    path = locate(settings.weights or _shipped(system, named, section))
+    plan = _plan_on(trained_on(path), system, path)
+    if named not in (None, plan.backbone):
+        raise WeightsError(f"was trained on {plan.backbone.name}", where=path, fix=f"Set {section}.backbone to it")
+    return plan
+
+
+def _plan_on(backbone: str, system: str, path: Path) -> WeightPlan:
+    if backbone not in BACKBONES:
+        raise WeightsError(
+            f"was trained on the backbone {backbone} that is not known here", where=path, fix="Train it again"
+        )
+    found = BACKBONES[backbone]
+    return WeightPlan(found, {"sam": locate(found.weights), system: path})
+
+
 def _shipped(system: str, named: Backbone | None, section: str) -> str:
-    """Name of the weights that ship of a system which is nothing without weights; the first of several.
+    """Name of the weights that ship of a system; the first of several.
 
     Raises:
         WorkflowError: there are none for the backbone.

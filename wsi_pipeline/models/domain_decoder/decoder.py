@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,15 +83,18 @@ class DomainMaps(NamedTuple):
     distances: Tensor
 
 
+def _normed(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
+    """A convolution, normalised and bent."""
+    return nn.Sequential(convolution, nn.GroupNorm(_GROUPS, convolution.out_channels), nn.GELU())
+
+
 class _Residual(nn.Module):
     """Two convolutions beside a shortcut (He et al. 2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
-            nn.GroupNorm(_GROUPS, channels),
-            nn.GELU(),
+            *_normed(nn.Conv2d(channels, channels, kernel_size=3, padding=1)),
             nn.Conv2d(channels, channels, kernel_size=3, padding=1),
             nn.GroupNorm(_GROUPS, channels),
         )
@@ -113,23 +115,16 @@ class DomainDecoder(nn.Module):
         self.facts = facts
         views = 1 if facts.context_factor is None else 2
         self.dropout = nn.Dropout2d(DROPOUT)
-        self.entry = nn.Sequential(
-            nn.Conv2d(views * CHANNELS, WIDTHS[0], kernel_size=3, padding=1),
-            nn.GroupNorm(_GROUPS, WIDTHS[0]),
-            nn.GELU(),
-        )
-        self.early = nn.Sequential(
-            nn.Conv2d(facts.early_channels, EARLY_WIDTH, kernel_size=1), nn.GroupNorm(_GROUPS, EARLY_WIDTH), nn.GELU()
-        )
-        widths = (WIDTHS[0] + EARLY_WIDTH, *WIDTHS[1:])
-        first, second = (
-            nn.Sequential(nn.ConvTranspose2d(before, after, 2, stride=2), nn.GroupNorm(_GROUPS, after), nn.GELU())
-            for before, after in pairwise(widths)
-        )
+        # parts draw their first weights one after the other: in another order the seed of a recipe means other weights
+        coarse, medium, fine = WIDTHS
+        self.entry = _normed(nn.Conv2d(views * CHANNELS, coarse, kernel_size=3, padding=1))
+        self.early = _normed(nn.Conv2d(facts.early_channels, EARLY_WIDTH, kernel_size=1))
+        first = _normed(nn.ConvTranspose2d(coarse + EARLY_WIDTH, medium, kernel_size=2, stride=2))
+        second = _normed(nn.ConvTranspose2d(medium, fine, kernel_size=2, stride=2))
         # each px of a transposed convolution knows its own cell only
-        self.upscaling = nn.Sequential(first, _Residual(widths[1]), second)
-        self.outlines = nn.Sequential(nn.Conv2d(WIDTHS[-1], WIDTHS[-1], kernel_size=3, padding=1), nn.GELU())
-        self.maps = nn.Conv2d(WIDTHS[-1], 2 * len(facts.classes), kernel_size=1)
+        self.upscaling = nn.Sequential(first, _Residual(medium), second)
+        self.outlines = nn.Sequential(nn.Conv2d(fine, fine, kernel_size=3, padding=1), nn.GELU())
+        self.maps = nn.Conv2d(fine, 2 * len(facts.classes), kernel_size=1)
 
     def forward(self, high: EncoderOutput, low: Tensor | None) -> DomainMaps:
         """Look at B pairs.

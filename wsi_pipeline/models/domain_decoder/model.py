@@ -56,11 +56,11 @@ class DomainModel:
         """
         if not self.uses_low_patch:
             (high,) = self.encoder.encode(pairs.high)
-            return self._decoder(_single(high), None)
+            return self._decoder(_in_float32(high), None)
         if pairs.low is None:
             raise ValueError("the decoder looks at pairs of patches; the low ones are missing")
         high, low = self.encoder.encode(pairs.high, pairs.low)
-        return self._decoder(_single(high), low.embedding.float())
+        return self._decoder(_in_float32(high), low.embedding.float())
 
     def split(self, maps: DomainMaps, number: int, settings: SplitSettings) -> list[ObjectMap]:
         """The objects of class ``number`` on each of B patches."""
@@ -72,6 +72,6 @@ class DomainModel:
         ]
 
 
-def _single(seen: EncoderOutput) -> EncoderOutput:
-    """In the decoder's precision."""
+def _in_float32(seen: EncoderOutput) -> EncoderOutput:
+    """As the decoder computes, whatever the encoder did."""
     return EncoderOutput(*(part.float() for part in seen))

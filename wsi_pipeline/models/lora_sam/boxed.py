@@ -11,8 +11,9 @@ from torch import Tensor
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.lora_sam.box_heads import BoxHeads, Found
 from wsi_pipeline.models.lora_sam.model import LoraSam
+from wsi_pipeline.models.lora_sam.pyramid import strides
 from wsi_pipeline.models.roles import Instances, MaskBatch
-from wsi_pipeline.models.windows import Windows
+from wsi_pipeline.models.windows import CELLS, Windows
 
 
 class BoxedLoraSam(LoraSam):
@@ -23,6 +24,11 @@ class BoxedLoraSam(LoraSam):
     """
 
     head: BoxHeads
+
+    @property
+    def strides(self) -> list[float]:
+        """px of each level of the pyramid."""
+        return strides(self.size / CELLS, self.settings.finest)
 
     @abstractmethod
     def mask_logits(

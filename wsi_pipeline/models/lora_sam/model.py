@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,12 +22,11 @@ from wsi_pipeline.models.lora_sam.pyramid import (
     FeatureNeck,
     LightAggregator,
     SimpleFeaturePyramid,
-    strides,
 )
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.roles import Instances
 from wsi_pipeline.models.sam import Sam
-from wsi_pipeline.models.windows import CELLS, Windows
+from wsi_pipeline.models.windows import Windows
 
 
 class LoraSam(nn.Module, ABC):
@@ -40,12 +40,14 @@ class LoraSam(nn.Module, ABC):
         size: S, side of the images, px.
         pixels: how the encoder wants them.
         head: what looks at the pyramid; set by the subclass.
+        finest_only: whether that is its finest level alone.
 
     Raises:
         WorkflowError: hidden states are wanted of an encoder whose blocks do not all see one map.
     """
 
     head: nn.Module
+    finest_only: ClassVar[bool] = False
 
     def __init__(self, sam: Sam, settings: LoraSamSettings) -> None:
         super().__init__()
@@ -55,13 +57,8 @@ class LoraSam(nn.Module, ABC):
         self.image_encoder.requires_grad_(False)
         if settings.rank:
             add_adapter(self.image_encoder, settings)
-        pyramid = SimpleFeaturePyramid(settings.width, settings.finest, alone=settings.route == "semantic")
+        pyramid = SimpleFeaturePyramid(settings.width, settings.finest, finest_only=self.finest_only)
         self.neck = FeatureNeck(aggregator, pyramid)
-
-    @property
-    def strides(self) -> list[float]:
-        """px of each level of the pyramid."""
-        return strides(self.size / CELLS, self.settings.finest)
 
     def parts(self) -> dict[str, nn.Module]:
         """What is trained whole, by name."""

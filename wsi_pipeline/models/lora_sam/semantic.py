@@ -22,6 +22,8 @@ from wsi_pipeline.models.windows import CELLS, Windows
 class SemanticLoraSam(LoraSam):
     """The first route with a class for every px: for tissue, whose regions do not overlap and may have any shape."""
 
+    finest_only = True
+
     def __init__(self, sam: Sam, settings: LoraSamSettings) -> None:
         super().__init__(sam, settings)
         self.head = nn.Conv2d(settings.width, settings.n_classes + 1, 1)
