@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    system: Annotated[str, typer.Argument(help="hq-sam, pa-sam, wsi-sam or domain-decoder.")],
+    system: Annotated[str, typer.Argument(help="hq-sam, pa-sam, wsi-sam, domain-decoder or lora-sam.")],
     data: Annotated[
         list[Path],
         typer.Option("--data", help="Folder with manifest.csv, QuPath GeoJSON or masks.ome.zarr. Repeatable."),
@@ -35,6 +35,9 @@ def train(
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:0.")] = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the curves as TensorBoard's event files, too.")
+    ] = False,
 ) -> None:
     """Train the parameters of a system. A run that was stopped goes on where its last epoch ended.
 
@@ -75,6 +78,7 @@ def train(
         device=ranks.device(device),
         reporter=reporter_for(quiet=not ranks.is_first),
         ranks=ranks,
+        tensorboard=tensorboard,
     )
     try:
         training.run()

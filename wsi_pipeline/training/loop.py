@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +12,9 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from wsi_pipeline.errors import TrainingError
-from wsi_pipeline.files import beside
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.training.checkpoint import Average, Checkpoint, copied, put, read_checkpoint
+from wsi_pipeline.training.curves import Curves
 from wsi_pipeline.training.epochs import steps_of
 from wsi_pipeline.training.head import Batches
 from wsi_pipeline.training.heads import HEADS
@@ -26,7 +24,7 @@ from wsi_pipeline.training.recipe import Recipe
 from wsi_pipeline.training.sources import TRAIN, Joined
 from wsi_pipeline.training.validation import validate
 
-CHECKPOINT, CURVES = "checkpoint.pt", "curves.csv"
+CHECKPOINT = "checkpoint.pt"
 
 
 class Training:
@@ -40,13 +38,14 @@ class Training:
         device: where to train.
         reporter: told how far it is; None for the terminal.
         ranks: the processes that train together; None for this one alone.
+        tensorboard: whether the curves are written as event files, too.
 
     Attributes:
         head: what is trained.
         state: as of the last finished epoch.
 
     Raises:
-        TrainingError: the folder is of another run, or its checkpoint is damaged.
+        TrainingError: the folder is of another run, its checkpoint is damaged, or TensorBoard is wanted and missing.
         WeightsError: the weights to start from are missing or do not fit.
     """
 
@@ -60,6 +59,7 @@ class Training:
         device: str = "cpu",
         reporter: Reporter | None = None,
         ranks: Ranks | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self._ranks = ranks or Ranks()
         self.recipe, self.source, self._output, self._device = recipe, source, output, torch.device(device)
@@ -72,6 +72,7 @@ class Training:
             weight_decay=chosen.weight_decay,
         )  # fmt: skip
         output.mkdir(parents=True, exist_ok=True)
+        self._curves = Curves(output, events=tensorboard and self._ranks.is_first)
         self._average = Average(recipe.ema, copied(self.head.trained))
         self.state = self._state_to_go_on_from()
 
@@ -95,6 +96,8 @@ class Training:
         try:
             if not self.state.history:
                 self._finish(0, None, time.monotonic())
+            elif self._ranks.is_first:
+                self._curves.write(self.state.history)
             while self.state.epoch < self.recipe.epochs and not self._is_over():
                 self._epoch(self.state.epoch + 1)
         finally:
@@ -175,7 +178,7 @@ class Training:
         )
         if self._ranks.is_first:
             self.state.write(self._output / CHECKPOINT)
-            write_curves(history, self._output / CURVES)
+            self._curves.write(history)
         self._reporter.finish(history[-1])
 
     def _score(self) -> dict[str, float]:
@@ -194,17 +197,3 @@ def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if "boundary_iou" not in history[-1]:
         return history[-1]
     return max(history[1:] or history, key=lambda row: float(row["boundary_iou"]))
-
-
-def write_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """One line for each epoch.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    stream = io.StringIO()
-    table = csv.DictWriter(stream, list(history[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(history)
-    with beside(path) as partial:
-        partial.write_text(stream.getvalue(), encoding="utf-8")
