@@ -1,0 +1,66 @@
+"""The command line of the benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks import wide
+from benchmarks.wide.page import render
+from benchmarks.wide.study import Options, run
+from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.files import beside
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=wide.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
+    parser.add_argument("--slide", action="append", default=[], type=Path, help="a slide to learn from besides tiles")
+    parser.add_argument("--steps", type=int, default=80, help="of training")
+    parser.add_argument("--lessons", type=int, default=60, help="fields that LiteMedSAM answers about")
+    parser.add_argument("--limit", type=int, help="most objects of each validation tile, for a quick look")
+    parser.add_argument("--weights", type=Path, help="where to leave the student's encoder")
+    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
+    parser.add_argument("--json", type=Path, help="all numbers")
+    parser.add_argument("--cache-embeddings", type=Path, help="folder to keep LiteMedSAM's embeddings in")
+    given = parser.parse_args()
+    if min(given.steps, given.lessons) < 1:
+        parser.error("--steps and --lessons have to be 1 or more")
+    torch.set_num_threads(1)  # sums depend on how they are split
+    options = Options(
+        given.data, given.slide, given.steps, given.lessons, given.limit, given.cache_embeddings, given.weights
+    )
+    for path in filter(None, (given.write, given.json, given.weights)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        found = run(options)
+    except (WsiPipelineError, ValueError) as error:
+        parser.error(str(error))
+    if given.json:
+        _write(given.json, json.dumps(found, indent=1) + "\n")
+    page = render(found, command_of(options))
+    if given.write:
+        _write(given.write, page)
+    else:
+        print(page)
+
+
+def command_of(options: Options) -> str:
+    """What matters to the numbers, without this machine's folders."""
+    words = [f"python -m benchmarks.wide --data {options.data.name}"]
+    words += [f"--slide {path.name}" for path in options.slides]
+    words += [f"--steps {options.steps} --lessons {options.lessons}"]
+    words += [f"--limit {options.limit}"] if options.limit else []
+    return " ".join([*words, "--write docs/reference/wide-encoder.md"])
+
+
+def _write(path: Path, text: str) -> None:
+    with beside(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
