@@ -64,10 +64,12 @@ def _how(how: Mapping[str, Any], objects: int) -> str:
         "Every object is asked about once, in the patch where it lies most centrally."
         f" {how['cut']} of them reach beyond it; there the part within counts, with a box around it. Objects of fewer"
         f" than {how['smallest']} px are left out.",
-        f"Masks are drawn in a window around the box (`window_margin: {how['window_margin']:g}`), in"
-        f" {how['precision']}.",
+        f"Masks are drawn in a window around the box (`window_margin: {how['window_margin']:g}`), without a box on the"
+        f" whole patch, in {how['precision']}.",
         "A tight box ends at the outermost px edges of the object. In a jittered one the middle moves by up to so many"
         " percent of half its side, and the sides change by up to so many percent. Every head gets the same boxes.",
+        "Points are centres of px of the object, all equally likely; a noised mask is the object's own with px flipped"
+        " along its contour, and comes with the box around it, as an outline does in use.",
         "Boundary IoU is the IoU of the px that an erosion with a square takes away from both masks, on the patch; the"
         f" patch's edge and the tile's count as outside. Usually the erosion is {_percent(wide[0])} of the patch's"
         f" diagonal, {wide[1]} px; then {how['nothing_but_boundary']} of the {objects} objects are nothing but"
@@ -103,7 +105,7 @@ def _left_out(found: Mapping[str, Any]) -> str:
         alike.setdefault(tuple(model["prompt_kinds"]), []).append(f"`{name}`")
     sentences = []
     for kinds, names in alike.items():
-        missing = [way for way, kind in found["how"]["ways"].items() if kind not in kinds]
+        missing = [way for way, needed in found["how"]["ways"].items() if not set(needed) <= set(kinds)]
         if missing:
             sentences.append(
                 f"{', '.join(names)}: trained for {' and '.join(kinds)} prompts only, so not asked with"

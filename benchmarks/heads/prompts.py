@@ -32,31 +32,32 @@ class Way:
 
     Attributes:
         name: what tables call it.
-        kind: what a model has to take.
+        kinds: what a model has to take.
         jitter: of boxes, see ``PromptRecipe``.
         points: how many.
     """
 
     name: str
-    kind: Kind
+    kinds: tuple[Kind, ...]
     jitter: float = 0.0
     points: int = 1
 
 
-TIGHT = Way("tight box", "box")
-BOXES = (TIGHT, Way("box, 10 % jitter", "box", jitter=0.1), Way("box, 20 % jitter", "box", jitter=0.2))
+TIGHT = Way("tight box", ("box",))
+BOXES = (TIGHT, Way("box, 10 % jitter", ("box",), jitter=0.1), Way("box, 20 % jitter", ("box",), jitter=0.2))
 WAYS = (
     *BOXES,
-    Way("1 point", "point"),
-    Way("3 points", "point", points=3),
-    Way("5 points", "point", points=5),
-    Way("noised mask", "mask"),
+    Way("1 point", ("point",)),
+    Way("3 points", ("point",), points=3),
+    Way("5 points", ("point",), points=5),
+    # as an outline is asked about: with the box around it
+    Way("noised mask", ("box", "mask")),
 )
 
 
 def ways_for(kinds: Collection[str]) -> list[Way]:
     """Those that a model which takes these kinds of prompts can be asked."""
-    return [way for way in WAYS if way.kind in kinds]
+    return [way for way in WAYS if set(way.kinds) <= set(kinds)]
 
 
 def prompts_on(patch: AskedPatch, way: Way) -> PromptBatch:
@@ -67,12 +68,16 @@ def prompts_on(patch: AskedPatch, way: Way) -> PromptBatch:
     """
     index = np.zeros(len(patch.labels), np.int64)
     generators = [_generator(patch, label) for label in patch.labels.tolist()]
-    if way.kind == "box":
+    if way.kinds == ("box",):
         return PromptBatch(index, boxes=_boxes(patch, way.jitter, generators))
     recipe = PromptRecipe(_ANY, _ANY, points=way.points, mask_values=(-COARSE_LOGIT, COARSE_LOGIT))
     made = [_simulated(way, PromptSimulator(recipe), *one) for one in zip(patch.truth, generators, strict=True)]
-    if way.kind == "mask":
-        return PromptBatch(index, masks=np.concatenate([_rows(one.masks) for one in made]))
+    if "mask" in way.kinds:
+        return PromptBatch(
+            index,
+            boxes=np.concatenate([_rows(one.boxes) for one in made]),
+            masks=np.concatenate([_rows(one.masks) for one in made]),
+        )
     return PromptBatch(
         index,
         # the simulated ones are px numbers
@@ -95,7 +100,7 @@ def _boxes(patch: AskedPatch, jitter: float, generators: list[torch.Generator]) 
 
 def _simulated(way: Way, simulator: PromptSimulator, mask: np.ndarray, generator: torch.Generator) -> PromptTensors:
     """(1, 1) prompts."""
-    return simulator.of_kind(way.kind, torch.from_numpy(mask[None, None]).float(), generator)
+    return simulator.of_kinds(way.kinds, torch.from_numpy(mask[None, None]).float(), generator)
 
 
 def _rows(values: torch.Tensor | None) -> np.ndarray:

@@ -93,7 +93,7 @@ def _how(limit: int | None, patches: Sequence[AskedPatch]) -> dict[str, Any]:
         "cut": sum(patch.cut for patch in patches),
         "window_margin": MARGIN,
         "precision": PRECISION,
-        "ways": {way.name: way.kind for way in WAYS},
+        "ways": {way.name: list(way.kinds) for way in WAYS},
         "boxes": [way.name for way in BOXES],
         "boundary": {name: [share, round(share * diagonal)] for name, share in WIDTHS.items()},
         "nothing_but_boundary": sum(int(nothing_but_boundary(patch.truth).sum()) for patch in patches),

@@ -143,7 +143,15 @@ def test_points_and_masks_are_of_the_object() -> None:
         assert len(x) == way.points
         assert patch.truth[0, y, x].all()
         assert (prompts.point_labels == 1).all()
-    logits = prompts_on(patch, WAYS[6]).masks[0]
+    outline = prompts_on(patch, WAYS[6])
+    logits = outline.masks[0]
+    rows, columns = np.nonzero(logits > 0)
+    assert outline.boxes[0].tolist() == [
+        columns.min() / 4,
+        rows.min() / 4,
+        (columns.max() + 1) / 4,
+        (rows.max() + 1) / 4,
+    ]
     inside = np.kron(patch.truth[0], np.ones((4, 4), bool))
     assert set(np.unique(logits)) == {-6.0, 6.0}
     assert ((logits > 0) == inside).mean() > 0.9

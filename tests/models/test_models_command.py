@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from wsi_pipeline.cli.models import app
 from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models import weights
+from wsi_pipeline.models.head_prompts import prompts_metadata
 from wsi_pipeline.models.weights import catalogue
 
 
@@ -104,6 +106,16 @@ def test_show_reads_a_file_by_path(tmp_path: Path) -> None:
     shown = json.loads(_run("show", str(_decoder(tmp_path / "net.pth")), "--json"))
     assert shown["holds"] == "HQ-SAM or WSI-SAM mask decoder for MobileSAM (TinyViT) or LiteMedSAM"
     assert (shown["tensors"], shown["parameters"]) == (2, 641)
+
+
+def test_show_says_what_a_head_was_trained_to_answer(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    state = {"hf_token.weight": torch.ones(1), "compress_vit_feat.0.weight": torch.zeros(160, 1, 2, 2)}
+    save_file(state, path, metadata=prompts_metadata(["point", "box"]))
+    _run("import", str(path), "--name", "mine")
+    for name in (str(path), "mine"):
+        assert json.loads(_run("show", name, "--json"))["prompts"] == "box, point"
+    assert "prompts" not in json.loads(_run("show", "lite-medsam", "--json"))
 
 
 def test_fetching_an_embedded_file_names_its_place() -> None:

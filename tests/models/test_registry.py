@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wsi_pipeline.errors import WeightsError, WorkflowError
 from wsi_pipeline.models import registry, resolve, weights
 from wsi_pipeline.models.checkpoints import read_state_dict
+from wsi_pipeline.models.head_prompts import prompts_metadata
 from wsi_pipeline.models.precision import reference_pair
 from wsi_pipeline.models.registry import (
     ModelSpec,
@@ -29,6 +31,7 @@ from wsi_pipeline.models.registry import (
 )
 from wsi_pipeline.models.resolve import BACKBONES, sam_plan, wsi_sam_plan
 from wsi_pipeline.models.roles import PromptBatch
+from wsi_pipeline.models.segmenter import BatchedSegmenter
 from wsi_pipeline.workflow import (
     GridPrompts,
     NucleusDetectorPrompts,
@@ -114,6 +117,42 @@ def test_backbone_follows_the_weight_file(tmp_path: Path) -> None:
     assert prompt_kinds(_settings(weights=path)) == {"box", "point", "mask"}
 
 
+def _head_file(path: Path, metadata: dict[str, str] | None) -> str:
+    """The HQ-SAM head that ships, in a file that says something else."""
+    save_file(read_state_dict(weights.locate("hq-sam-litemedsam")), path, metadata=metadata)
+    return str(path)
+
+
+def test_a_head_takes_the_prompts_that_its_file_says_it_was_trained_on(tmp_path: Path) -> None:
+    said = _head_file(tmp_path / "said.safetensors", prompts_metadata(["point", "box"]))
+    silent = _head_file(tmp_path / "silent.safetensors", None)
+    for path, kinds in ((said, {"box", "point"}), (silent, {"box"})):
+        settings = _settings(model="hq-sam", weights=path, backbone="lite-medsam")
+        assert prompt_kinds(settings) == kinds
+        model = build_segmenter(settings)
+        assert isinstance(model, BatchedSegmenter)
+        assert model.prompt_kinds == kinds
+    with pytest.raises(WorkflowError, match=r"hq-sam on lite-medsam takes boxes only, not points"):
+        check_prompt_kinds(_settings(model="hq-sam", weights=silent, backbone="lite-medsam"), {"point"})
+    check_prompt_kinds(_settings(model="hq-sam", weights=said, backbone="lite-medsam"), {"point"})
+
+
+def test_a_head_that_names_unknown_prompts_is_refused(tmp_path: Path) -> None:
+    path = _head_file(tmp_path / "new.safetensors", {"prompts": "box,scribble"})
+    with pytest.raises(WeightsError, match=r"new.safetensors: was trained on unknown prompts: box,scribble"):
+        prompt_kinds(_settings(model="hq-sam", weights=path, backbone="lite-medsam"))
+
+
+def test_automatic_masks_need_a_backbone_that_guesses_whatever_the_head_takes(tmp_path: Path) -> None:
+    path = _head_file(tmp_path / "head.safetensors", prompts_metadata(["point", "box", "mask"]))
+    with pytest.raises(WorkflowError) as caught:
+        check_prompts(_settings(model="hq-sam", weights=path, backbone="lite-medsam"), GridPrompts(source="grid"))
+    assert str(caught.value) == (
+        "prompts.source: hq-sam on lite-medsam does not guess, and automatic masks are chosen among guesses. Set "
+        "segment.backbone to mobile-sam or vit-b or vit-l or vit-h, or give another source of prompts."
+    )
+
+
 def test_weight_file_of_another_backbone_is_refused(tmp_path: Path) -> None:
     path = _sam_file(tmp_path / "any.pth", "vit_l")
     for plan in (sam_plan, wsi_sam_plan):
@@ -160,7 +199,7 @@ def test_decoder_mistakes_are_named(tmp_path: Path) -> None:
 
 def test_points_for_a_model_of_boxes_are_refused_with_a_way_out() -> None:
     with pytest.raises(WorkflowError) as caught:
-        check_prompts(_settings(), GridPrompts(source="grid"))
+        check_prompts(_settings(weights="lite-medsam"), GridPrompts(source="grid"))
     assert str(caught.value) == (
         "prompts.source: wsi-sam on lite-medsam takes boxes only, not points. Set segment.backbone to mobile-sam or "
         "vit-b or vit-l or vit-h, or give boxes."
@@ -179,9 +218,10 @@ def test_boxes_suit_every_backbone(backbone: str) -> None:
 
 
 def test_kinds_found_in_a_file_are_checked_with_its_name() -> None:
-    check_prompt_kinds(_settings(), {"box", "mask"}, where="a.geojson")
+    untrained = _settings(weights="lite-medsam")
+    check_prompt_kinds(untrained, {"box", "mask"}, where="a.geojson")
     with pytest.raises(WorkflowError, match=r"^a.geojson: wsi-sam on lite-medsam takes boxes only, not points"):
-        check_prompt_kinds(_settings(), {"box", "point"}, where="a.geojson")
+        check_prompt_kinds(untrained, {"box", "point"}, where="a.geojson")
 
 
 def test_default_model_is_the_same_in_every_process() -> None:
@@ -234,7 +274,7 @@ def test_decoders_made_of_the_backbone_draw_what_it_draws() -> None:
     prompts = PromptBatch(np.zeros(2, np.int64), boxes=boxes[:2])
     models = [build_segmenter(_settings(model=name, weights="lite-medsam")) for name in ("sam", "wsi-sam")]
     for model in models:
-        assert model.prompt_kinds == prompt_kinds(_settings())
+        assert model.prompt_kinds == {"box"}
     backbone, default = (model.decode(model.encode(pairs), prompts, margin=0.5) for model in models)
     assert np.array_equal(backbone.origin, default.origin)
     assert np.abs(backbone.logits - default.logits).max() < 1e-3

@@ -268,6 +268,13 @@ def test_a_model_of_points_is_asked_by_points_and_one_of_boxes_refuses_them(fake
         run(fakes, workflow(), plan, slide, segmenter=boxes_only, prompter=fakes.prompter(points_only=True))
 
 
+def test_a_model_of_boxes_and_points_is_asked_about_detections_by_boxes_alone(fakes, workflow) -> None:
+    slide, segmenter = fakes.slide(ELLIPSES, 200, 150), fakes.segmenter()
+    run(fakes, workflow(), plan_of(), slide, segmenter=segmenter)
+    assert segmenter.prompt_kinds == {"box", "point", "mask"}
+    assert all(prompts.boxes is not None and prompts.points is None for prompts, *_ in segmenter.asked)
+
+
 def test_objects_carry_class_scores_and_tile(fakes, workflow) -> None:
     slide, plan = fakes.slide(ELLIPSES, 200, 150), plan_of()
     for number, objects in enumerate(run(fakes, workflow(), plan, slide, class_id=3)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from wsi_pipeline.training.prompt_simulation import (
     WSI_PROMPTS,
     KindWeights,
     PromptGroup,
+    PromptRecipe,
     PromptSimulator,
+    around,
     jittered_boxes,
     points_inside,
     spoilt_masks,
@@ -71,6 +74,11 @@ def drawn_kinds(groups: list[PromptGroup], count: int) -> list[str]:
 def same_prompts(first: PromptTensors, second: PromptTensors) -> bool:
     pairs = [(getattr(first, field.name), getattr(second, field.name)) for field in fields(first)]
     return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+
+
+def as_in_use(**changes: Any) -> PromptSimulator:
+    any_kind = KindWeights(1, 1, 1)
+    return PromptSimulator(PromptRecipe(any_kind, any_kind, to_edges=True, points=4, vary_points=True, **changes))
 
 
 # published numbers
@@ -229,7 +237,7 @@ def test_a_small_mask_is_asked_with_the_points_it_has():
     targets = objects(2)
     targets[0] = 0
     targets[0, 0, 9, 20:24] = 1
-    prompts = PromptSimulator(HQ_PROMPTS).of_kind("point", targets, seeded())
+    prompts = PromptSimulator(HQ_PROMPTS).of_kinds(["point"], targets, seeded())
     assert prompts.point_labels.tolist() == [[[1] * 4 + [-1] * 6], [[1] * 10]]
     assert prompts.points[0, 0, :4, 1].tolist() == [9] * 4
 
@@ -267,15 +275,15 @@ def test_prompts_belong_to_their_images():
 def test_boxes_are_jittered_where_the_recipe_says_so():
     targets = objects(6)
     tight = tight_boxes(targets > 0.5)
-    assert torch.equal(PromptSimulator(HQ_PROMPTS).of_kind("box", targets, seeded()).boxes, tight)
-    assert (PromptSimulator(WSI_PROMPTS).of_kind("box", targets, seeded()).boxes != tight).any(dim=-1).all()
+    assert torch.equal(PromptSimulator(HQ_PROMPTS).of_kinds(["box"], targets, seeded()).boxes, tight)
+    assert (PromptSimulator(WSI_PROMPTS).of_kinds(["box"], targets, seeded()).boxes != tight).any(dim=-1).all()
 
 
 def test_soft_targets_are_inside_above_one_half():
     targets = torch.zeros(1, 1, SIZE, SIZE)
     targets[..., 10:20, 10:20] = 0.5
     targets[..., 12:18, 12:18] = 0.6
-    assert PromptSimulator(HQ_PROMPTS).of_kind("box", targets, seeded()).boxes.tolist() == [[[12, 12, 17, 17]]]
+    assert PromptSimulator(HQ_PROMPTS).of_kinds(["box"], targets, seeded()).boxes.tolist() == [[[12, 12, 17, 17]]]
 
 
 @pytest.mark.parametrize("name", ["box", "point", "mask"])
@@ -283,7 +291,7 @@ def test_the_prompt_encoder_takes_every_kind(name):
     targets = objects(2, 3)
     targets[1, 2] = 0
     targets[1, 2, 4, 4] = 1
-    prompts = PromptSimulator(HQ_PROMPTS).of_kind(name, targets, seeded())
+    prompts = PromptSimulator(HQ_PROMPTS).of_kinds([name], targets, seeded())
     assert kind(prompts) == name
     encoder = PromptEncoder(256, (64, 64), (1024, 1024), 16).eval()
     with torch.no_grad():
@@ -343,3 +351,75 @@ def test_the_low_mask_prompt_shows_the_high_one_in_its_middle():
 @pytest.mark.parametrize("make", [tight_boxes, lambda masks: points_inside(masks, masks.float(), 3)])
 def test_geometry_never_waits_for_the_device(make: Callable[[Tensor], object]):
     make(torch.zeros(2, 2, 16, 16, dtype=torch.bool, device="meta"))
+
+
+# as in use
+
+
+def test_masks_come_with_boxes_and_boxes_with_points_as_often_as_wanted():
+    count = 4000
+    groups = as_in_use(with_box=0.25).draw(objects(1).repeat(count, 1, 1, 1), seeded())
+    shares = {}
+    for images, prompts in groups:
+        given = {"box": prompts.boxes, "point": prompts.points, "mask": prompts.masks}
+        shares[tuple(name for name, values in given.items() if values is not None)] = len(images) / count
+    assert shares == pytest.approx(
+        {
+            ("box",): 1 / 3,
+            ("point",): 1 / 4,
+            ("box", "point"): 1 / 12,
+            ("box", "mask"): 1 / 4,
+            ("box", "point", "mask"): 1 / 12,
+        },
+        abs=0.03,
+    )
+
+
+def test_a_mask_comes_with_the_box_around_it():
+    targets = objects(10, 2)
+    prompts = as_in_use(mask_values=(-6.0, 6.0), smooth=0.5).of_kinds(["box", "mask"], targets, seeded())
+    edges = tight_boxes(prompts.masks > 0)
+    edges[..., 2:] += 1
+    torch.testing.assert_close(prompts.boxes, edges * SIZE / 256)
+
+
+def test_the_number_of_points_varies_and_without_a_box_there_is_one_at_least():
+    targets = objects(200)
+    for kinds, fewest in ((["point"], 1), (["box", "point"], 0)):
+        found = as_in_use().of_kinds(kinds, targets, seeded()).point_labels
+        assert set((found == 1).sum(-1).flatten().tolist()) == set(range(fewest, 5))
+        assert set(found.flatten().tolist()) == {1, -1}
+
+
+def test_points_lie_at_px_centres_of_their_object_and_negative_ones_beside_it():
+    targets = objects(50, 2)
+    prompts = as_in_use(negative=0.5).of_kinds(["point"], targets, seeded())
+    assert prompts.points.shape == (50, 2, 8, 2)
+    given = prompts.point_labels >= 0
+    assert (prompts.points[given] % 1 == 0.5).all()
+    x, y = prompts.points.long().unbind(-1)
+    image, row = torch.arange(50)[:, None, None], torch.arange(2)[None, :, None]
+    assert torch.equal(targets[image, row, y, x][given], prompts.point_labels[given].float())
+    assert around(targets > 0.5)[image, row, y, x][given].all()
+    with_negative = (prompts.point_labels == 0).any(-1).float().mean()
+    assert with_negative == pytest.approx(0.5, abs=0.15)
+
+
+def test_around_an_object_is_its_box_grown_by_half():
+    inside = torch.zeros(1, 1, 20, 30, dtype=torch.bool)
+    inside[..., 8:12, 10:18] = True
+    expected = torch.zeros_like(inside)
+    expected[..., 6:14, 6:22] = True
+    assert torch.equal(around(inside), expected)
+
+
+def test_masks_have_the_values_of_the_recipe_and_smooth_noise_comes_in_patches():
+    targets = objects(20)
+
+    def changes(simulator: PromptSimulator) -> float:
+        masks = simulator.of_kinds(["mask"], targets, seeded()).masks
+        assert set(masks.unique().tolist()) == {-6.0, 6.0}
+        return float((masks.diff(dim=-1) != 0).float().mean())
+
+    by_px, in_patches = (changes(as_in_use(mask_values=(-6.0, 6.0), smooth=share)) for share in (0.0, 1.0))
+    assert in_patches < by_px / 2

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from wsi_pipeline.errors import DatasetError, TrainingError
@@ -17,8 +18,11 @@ from wsi_pipeline.models.builders import build
 from wsi_pipeline.models.encoding import PatchEncoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.preprocess import UNIT_PIXELS
+from wsi_pipeline.models.registry import build_segmenter, prompt_kinds
 from wsi_pipeline.models.resolve import hq_sam_plan, pa_sam_plan, wsi_sam_plan
-from wsi_pipeline.training.batches import View
+from wsi_pipeline.models.segmenter import BatchedSegmenter
+from wsi_pipeline.segment.questions import COARSE_LOGIT
+from wsi_pipeline.training.batches import View, windows_around
 from wsi_pipeline.training.checkpoint import Average
 from wsi_pipeline.training.data.tiles import TileFolder, open_tiles
 from wsi_pipeline.training.features import FrozenFeatures
@@ -26,7 +30,8 @@ from wsi_pipeline.training.heads import HEADS
 from wsi_pipeline.training.known_px import logits_where_known, sampled_loss, uncertainty_where_known
 from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
-from wsi_pipeline.training.prompted_batches import PromptedBatches, prompts_of
+from wsi_pipeline.training.prompt_simulation import tight_boxes
+from wsi_pipeline.training.prompted_batches import FARTHER, PromptedBatches, prompts_of
 from wsi_pipeline.training.prompted_head import PromptedHead
 from wsi_pipeline.training.recipe import Optimiser, Recipe, load_recipe
 from wsi_pipeline.training.result import write_result
@@ -228,13 +233,74 @@ def test_missing_validation_split_is_said(write_tiles: WriteTiles, tmp_path: Pat
         Joined([open_tiles(write_tiles(tmp_path, {"a": "train", "b": ""}))])
 
 
-def test_prompts_are_those_the_backbone_takes() -> None:
-    weights = prompts_of(load_recipe("hq-sam")).weights
-    assert (weights.box, weights.point, weights.mask) == (1, 0, 0)
-    weights = prompts_of(load_recipe("hq-sam", None, {"backbone": "mobile-sam"})).weights
-    assert (weights.box, weights.point, weights.mask) == (1, 1, 1)
-    with pytest.raises(TrainingError, match=r"lite-medsam takes none of these prompts. Raise box"):
+def test_prompts_are_drawn_as_the_recipe_says_whatever_the_backbone_takes() -> None:
+    made = prompts_of(load_recipe("hq-sam", None, {"prompts.box": 1, "prompts.point": 2, "prompts.mask": 0}))
+    assert (made.weights.box, made.weights.point, made.weights.mask) == (1, 2, 0)
+    assert made.mask_values == (-COARSE_LOGIT, COARSE_LOGIT)
+    with pytest.raises(TrainingError, match=r"prompts: masks come with boxes, which are never drawn alone. Raise box"):
         load_recipe("hq-sam", None, {"prompts.box": 0})
+    none = {"prompts.box": 0, "prompts.point": 0, "prompts.mask": 0}
+    with pytest.raises(TrainingError, match=r"prompts: no prompts are ever drawn. Raise box, point or mask"):
+        load_recipe("hq-sam", None, none)
+
+
+def test_windows_are_around_boxes_and_wider_around_what_only_points_are_in(tmp_path: Path) -> None:
+    patients = {f"p{number}": "train" for number in range(4)}
+    recipe = load_recipe("hq-sam", None, {"batch": 4, "objects": 3, "judged": False})
+    source = Joined([open_tiles(_several_squares(tmp_path, patients))], judged=False)
+    near, far = (
+        PromptedBatches(recipe, source, _nothing_seen, CPU, margin=margin) for margin in (0.25, 0.25 * FARTHER)
+    )
+    kinds = set()
+    for epoch in range(1, 9):
+        pairs = list(zip(*(batches.training(range(4), epoch, 1, 0) for batches in (near, far)), strict=True))
+        assert sum(part.share for part, _ in pairs) == pytest.approx(1)
+        for part, wide in pairs:
+            prompts, windows = part.asked.high, part.windows.high
+            boxes = prompts.boxes if prompts.boxes is not None else tight_boxes(part.batch.high.targets > 0.5)
+            assert windows is not None
+            assert (4 * windows.rows[..., 0] <= boxes[..., 1]).all()
+            assert (4 * windows.rows[..., -1] + 4 >= boxes[..., 3]).all()
+            if prompts.boxes is None:
+                assert windows.rows.shape[-1] == windows_around(boxes, 0.25 * FARTHER, 256).rows.shape[-1]
+            else:
+                assert windows.rows.shape[-1] < wide.windows.high.rows.shape[-1]
+            assert prompts.leading == part.batch.high.targets.shape[:2]
+            kinds.add((prompts.boxes is not None, prompts.points is not None, prompts.masks is not None))
+    assert len(kinds) > 3
+
+
+def _several_squares(folder: Path, patients: dict[str, str]) -> Path:
+    """Tiles of 256 px with nine squares each."""
+    labels = np.zeros((256, 256), np.uint8)
+    for number in range(9):
+        y, x = 20 + 75 * (number // 3), 20 + 75 * (number % 3)
+        labels[y : y + 40, x : x + 40] = number + 1
+    rows = ["file,mask,split,group,object_class,licence"]
+    for patient, split in patients.items():
+        Image.fromarray(np.full((256, 256, 3), 200, np.uint8)).save(folder / f"{patient}.png")
+        Image.fromarray(labels).save(folder / f"{patient}.mask.png")
+        rows.append(f"{patient}.png,{patient}.mask.png,{split},{patient},nucleus,CC0-1.0")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def _nothing_seen(images: np.ndarray) -> EncoderOutput:
+    return EncoderOutput(torch.zeros(len(images), 1), torch.zeros(len(images), 1))
+
+
+@pytest.mark.slow
+def test_a_head_can_be_asked_what_it_was_trained_on_and_says_so_in_its_file(
+    tiles: TileFolder, embeddings: Path, whole: Training, tmp_path: Path
+) -> None:
+    points = train(tiles, tmp_path, embeddings, epochs=1, **{"prompts.mask": 0})
+    for training, kinds in ((whole, {"box", "mask", "point"}), (points, {"box", "point"})):
+        path = write_result(training, {"tiles": tiles}, tmp_path)
+        settings = SegmentSettings(model="hq-sam", weights=str(path), backbone="lite-medsam")
+        assert prompt_kinds(settings) == kinds
+        model = build_segmenter(settings, dtype="fp32", device="cpu")
+        assert isinstance(model, BatchedSegmenter)
+        assert model.prompt_kinds == kinds
 
 
 def test_recipe_file_changes_single_keys(tmp_path: Path) -> None:

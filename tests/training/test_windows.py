@@ -61,7 +61,7 @@ def test_boxes_end_at_the_px_edges_in_use_and_at_px_numbers_as_published(to_edge
     targets = torch.zeros(1, 1, 64, 64)
     targets[..., 10:31, 20:41] = 1
     recipe = PromptRecipe(KindWeights(1, 0, 0), KindWeights(1, 0, 0), to_edges=to_edges)
-    prompts = PromptSimulator(recipe).of_kind("box", targets, torch.Generator())
+    prompts = PromptSimulator(recipe).of_kinds(["box"], targets, torch.Generator())
     assert prompts.boxes is not None
     assert prompts.boxes[0, 0].tolist() == [20, 10, *far]
 

@@ -140,7 +140,8 @@ def _facts(name: str) -> dict[str, Any]:
     entry, stored = catalogue().get(name), stored_files().get(name)
     facts = (entry.model_dump() if entry else {}) | (stored.model_dump() if stored else {})
     if facts:
-        return facts | {"path": str(path) if (path := present(name)) else None}
+        path = present(name)
+        return facts | ({"path": str(path), "prompts": _trained_on(path)} if path else {})
     from wsi_pipeline.models.checkpoints import identify, read_state_dict
 
     path = locate(name)
@@ -148,11 +149,20 @@ def _facts(name: str) -> dict[str, Any]:
     return {
         "path": str(path),
         "holds": str(identify(state, where=path)),
+        "prompts": _trained_on(path),
         "tensors": len(state),
         "parameters": sum(value.numel() for value in state.values()),
         "size": path.stat().st_size,
         "sha256": sha256_of(path),
     }
+
+
+def _trained_on(path: Path) -> str | None:
+    """The kinds of prompts that a file says it was trained to answer."""
+    from wsi_pipeline.models.head_prompts import trained_prompts
+
+    kinds = trained_prompts(path)
+    return None if kinds is None else ", ".join(sorted(kinds))
 
 
 def _weight_rows() -> list[dict[str, Any]]:

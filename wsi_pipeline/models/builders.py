@@ -14,7 +14,7 @@ from wsi_pipeline.models.checkpoints import load_into, read_state_dict
 from wsi_pipeline.models.hq_sam import HqSam, HqSamSegmenter, build_hq_sam
 from wsi_pipeline.models.pa_sam.model import PaSam, build_pa_sam
 from wsi_pipeline.models.pa_sam.segmenter import PaSamSegmenter
-from wsi_pipeline.models.resolve import WeightPlan
+from wsi_pipeline.models.resolve import WeightPlan, kinds_taken
 from wsi_pipeline.models.sam import Sam, SamSegmenter, build_sam
 from wsi_pipeline.models.segmenter import BatchedSegmenter
 from wsi_pipeline.models.wsi_sam import WsiSam, WsiSamSegmenter, build_wsi_sam, init_wsi_head
@@ -142,7 +142,12 @@ def build(system: str, plan: WeightPlan, settings: ModelSettings, *, device: str
     """
     options = {name: getattr(settings, name) for name in _OPTIONS.get(system, ())}
     return _SEGMENTERS[system](
-        _LOADERS[system](plan), device=device, dtype=_dtype(dtype), multimask=settings.multimask, **options
+        _LOADERS[system](plan),
+        device=device,
+        dtype=_dtype(dtype),
+        multimask=settings.multimask,
+        prompt_kinds=kinds_taken(settings, plan.backbone),
+        **options,
     )
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wsi_pipeline.errors import WorkflowError
+from wsi_pipeline.models.head_prompts import ALL_PROMPTS
 from wsi_pipeline.models.resolve import (
-    ALL_PROMPTS,
     BACKBONES,
     DEFAULT_BACKBONE,
     WeightPlan,
@@ -23,6 +23,7 @@ from wsi_pipeline.models.resolve import (
     domain_plan,
     domain_segment_plan,
     hq_sam_plan,
+    kinds_taken,
     lora_sam_facts,
     lora_sam_plan,
     pa_sam_plan,
@@ -260,11 +261,11 @@ def prompt_kinds(settings: ModelSettings) -> frozenset[str]:
 
     Raises:
         WorkflowError: unknown model or backbone.
-        WeightsError: the backbone has to be read from a weight file, and that fails.
+        WeightsError: the head's file is missing or unreadable.
     """
     spec = find_model(settings.model, section=section_of(settings))
     backbone = _backbone(spec, settings)
-    return spec.prompt_kinds if backbone is None else spec.prompt_kinds & BACKBONES[backbone].prompt_kinds
+    return spec.prompt_kinds if backbone is None else spec.prompt_kinds & kinds_taken(settings, BACKBONES[backbone])
 
 
 def check_prompts(settings: ModelSettings, prompts: PromptSettings) -> None:
@@ -280,6 +281,7 @@ def check_prompts(settings: ModelSettings, prompts: PromptSettings) -> None:
         return
     if isinstance(prompts, GridPrompts):
         check_prompt_kinds(settings, {"point"}, where="prompts.source")
+        _check_guesses(settings)
     elif isinstance(prompts, TissueBoxPrompts):
         check_prompt_kinds(settings, {"box"}, where="prompts.source")
     elif isinstance(prompts, NucleusDetectorPrompts | DomainDecoderPrompts):
@@ -306,6 +308,20 @@ def _check_who_finds(settings: ModelSettings, prompts: PromptSettings) -> None:
             where="prompts.source",
             fix="Set it to segment-model, or segment.model to another one",
         )
+
+
+def _check_guesses(settings: ModelSettings) -> None:
+    """Refuse to choose among guesses by their predicted IoU where neither was trained."""
+    spec = find_model(settings.model, section=section_of(settings))
+    backbone = _backbone(spec, settings)
+    if backbone is None or BACKBONES[backbone].guesses:
+        return
+    guessing = " or ".join(name for name in spec.backbones if BACKBONES[name].guesses)
+    raise WorkflowError(
+        f"{spec.name} on {backbone} does not guess, and automatic masks are chosen among guesses",
+        where="prompts.source",
+        fix=f"Set {section_of(settings)}.backbone to {guessing}, or give another source of prompts",
+    )
 
 
 def class_names(settings: ModelSettings) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import WeightsError, WorkflowError
+from wsi_pipeline.models.head_prompts import ALL_PROMPTS, trained_prompts
 from wsi_pipeline.models.weights import locate, shipped_head, variant_of
 from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from wsi_pipeline.models.checkpoints import Contents
     from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts
     from wsi_pipeline.models.lora_sam.file import Facts
-
-ALL_PROMPTS = frozenset({"box", "point", "mask"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,20 @@ class WeightPlan:
 
     backbone: Backbone
     files: Mapping[str, Path]
+
+
+def kinds_taken(settings: ModelSettings, backbone: Backbone) -> frozenset[str]:
+    """What a model section on a backbone can be asked: what its head's file says, else what the backbone takes.
+
+    Raises:
+        WeightsError: the head's file is missing or unreadable.
+    """
+    weights = settings.weights
+    if weights is None:
+        shipped = shipped_head(settings.model, backbone.variant)
+        weights = shipped.name if shipped else None
+    trained_on = None if weights is None else trained_prompts(locate(weights))
+    return backbone.prompt_kinds if trained_on is None else trained_on
 
 
 def sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:

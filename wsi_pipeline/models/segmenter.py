@@ -102,6 +102,7 @@ class BatchedSegmenter(ABC):
         decode_batch: most prompts of an image decoded at once; None for what suits the device.
         multimask: whether a prompt's mask is the best of three guesses by predicted IoU instead of the single mask;
             None: for single points, which are ambiguous. Models that have no guesses give the single mask.
+        prompt_kinds: what the model was trained to answer; None: what its backbone was.
     """
 
     uses_low_patch = False
@@ -116,12 +117,13 @@ class BatchedSegmenter(ABC):
         dtype: torch.dtype = torch.float32,
         decode_batch: int | None = None,
         multimask: bool | None = None,
+        prompt_kinds: frozenset[str] | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.dtype = dtype
         self.variant = sam.variant
         self.input_size = sam.variant.image_size
-        self.prompt_kinds = sam.variant.prompt_kinds
+        self.prompt_kinds = sam.variant.prompt_kinds if prompt_kinds is None else prompt_kinds
         self._multimask = multimask
         kind = self.device.type if self.device.type in _DECODE_BATCH else "cuda"
         self._decode_batch = decode_batch or _DECODE_BATCH[kind]

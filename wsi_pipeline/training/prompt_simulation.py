@@ -3,12 +3,14 @@
 HQ-SAM, PA-SAM and WSI-SAM train alike: every image is asked with its object's box, with points inside it, or with a
 spoilt mask of it, drawn at random. What differs stands in a ``PromptRecipe``. Coordinates of the published training
 are the numbers of px, so that a box of a single px has no extent (SAM's prompt encoder moves them to the px's centre).
+In use prompts come together, too: an outline with its box, a mask that is drawn again with its box and points.
 
 Shapes: B images, P objects on each; targets (B, P, S, S) float in [0, 1], soft where a mask was resized.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,6 +24,7 @@ from wsi_pipeline.training.draws import normal, uniform
 from wsi_pipeline.training.losses import INSIDE
 
 Kind = Literal["box", "point", "mask"]
+KINDS: tuple[Kind, ...] = ("box", "point", "mask")
 
 _BAND_SCALE = 8
 _BAND_THRESHOLD = 0.01
@@ -43,12 +46,18 @@ class PromptRecipe:
     Attributes:
         weights: of the kinds.
         jitter: a box's centre moves by up to this share of half its size, its size changes by up to this share; 0 to 1.
-        points: K, positive points of a prompt.
+        points: K, positive points of a prompt; the most, where ``vary_points``.
+        vary_points: each prompt has its own number of points: 1 to K, 0 to K beside a box or a mask.
+        negative: how often there are points outside the object, too, 1 to K, near it.
         mask_values: what px outside and inside a mask prompt are; the published training feeds 0 and 255, not logits.
         pad_points: fill up with points of label -1 when a mask has fewer than K px. Otherwise as published: when a
             batch's masks do not all give the same number of points, none of its images is asked with points.
         weights_without_points: of the kinds in that case.
-        to_edges: boxes end at the far edges of the last px, as drawn ones do; published: at these px's numbers.
+        to_edges: boxes end at the far edges of the last px, as drawn ones do, and points lie at centres of px;
+            published: at these px's numbers.
+        with_box: how often points come with the object's box, and masks with points; such masks come with their own
+            box. 0: never together, as published.
+        smooth: how often a mask is spoilt in patches, as drawn outlines and a model's own masks are, not px by px.
 
     Raises:
         ValueError: ``jitter`` is not within 0 and 1, so that boxes could turn inside out.
@@ -61,6 +70,10 @@ class PromptRecipe:
     points: int = 10
     mask_values: tuple[float, float] = (0.0, 255.0)
     pad_points: bool = True
+    vary_points: bool = False
+    negative: float = 0.0
+    with_box: float = 0.0
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.jitter <= 1:
@@ -76,7 +89,7 @@ WSI_PROMPTS = PromptRecipe(KindWeights(1, 1, 1), KindWeights(1, 0, 1), jitter=0.
 
 
 class PromptGroup(NamedTuple):
-    """The images of a batch that are asked with one kind of prompt.
+    """The images of a batch that are asked with the same kinds of prompts.
 
     Attributes:
         images: (b,) int64, their numbers in the batch.
@@ -111,24 +124,22 @@ class PromptSimulator:
     mask_size: int = MASK_SIZE
 
     def draw(self, targets: Tensor, generator: torch.Generator) -> list[PromptGroup]:
-        """Draw a kind of prompt for each image, and prompts of that kind for its objects.
+        """Draw kinds of prompts for each image, and prompts of these kinds for its objects.
 
         Args:
             targets: (B, P, S, S).
             generator: source of all draws.
 
         Returns:
-            At most one group per kind; every image is in one of them.
+            At most one group for the same kinds; every image is in one of them.
         """
-        weights = self._weights(targets)
-        kinds: tuple[Kind, ...] = ("box", "point", "mask")
-        shares = torch.tensor([weights.box, weights.point, weights.mask], dtype=torch.float32, device=generator.device)
-        drawn = torch.multinomial(shares, len(targets), replacement=True, generator=generator).to(targets.device)
+        asked = self._kinds(targets, generator).to(targets.device)
         groups = []
-        for number, kind in enumerate(kinds):
-            images = (drawn == number).nonzero().squeeze(1)
+        for number in range(1, 2 ** len(KINDS)):
+            images = (asked == number).nonzero().squeeze(1)
             if len(images):
-                groups.append(PromptGroup(images, self.of_kind(kind, targets[images], generator)))
+                kinds = [kind for bit, kind in enumerate(KINDS) if number >> bit & 1]
+                groups.append(PromptGroup(images, self.of_kinds(kinds, targets[images], generator)))
         return groups
 
     def draw_pairs(self, targets: Tensor, context_factor: float, generator: torch.Generator) -> list[PairPromptGroup]:
@@ -136,7 +147,7 @@ class PromptSimulator:
 
         The published training carries boxes over, but draws points and mask noise anew in the low patch's own target.
         In use there is only one prompt, so here both branches are trained on the same one; for the published way,
-        call ``of_kind`` on the low patches' targets.
+        call ``of_kinds`` on the low patches' targets.
 
         Args:
             targets: (B, P, S, S) in the high patches.
@@ -149,16 +160,28 @@ class PromptSimulator:
             for images, high in self.draw(targets, generator)
         ]
 
-    def of_kind(self, kind: Kind, targets: Tensor, generator: torch.Generator) -> PromptTensors:
-        """Prompts (B, P) of one kind for the objects of targets (B, P, S, S)."""
-        if kind == "box":
-            return PromptTensors(boxes=self._boxes(targets, generator))
-        if kind == "point":
-            inside = targets > INSIDE
-            keys = uniform(inside.shape, generator, inside.device)
-            points, labels = points_inside(inside, keys, self.recipe.points)
-            return PromptTensors(points=points, point_labels=labels)
-        return PromptTensors(masks=self._masks(targets, generator))
+    def of_kinds(self, kinds: Collection[Kind], targets: Tensor, generator: torch.Generator) -> PromptTensors:
+        """Prompts (B, P) of these kinds together for the objects of targets (B, P, S, S)."""
+        boxes = points = labels = masks = None
+        if "mask" in kinds:
+            masks = self._masks(targets, generator)
+        if "box" in kinds:
+            boxes = self._boxes(targets, generator) if masks is None else self._boxes_of(masks, targets.shape[-1])
+        if "point" in kinds:
+            points, labels = self._points(targets, generator, alone=len(kinds) == 1)
+        return PromptTensors(boxes, points, labels, masks)
+
+    def _kinds(self, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """(B,) int64, a bit for each of ``KINDS``."""
+        weights = self._weights(targets)
+        shares = torch.tensor([weights.box, weights.point, weights.mask], dtype=torch.float32, device=generator.device)
+        drawn = torch.multinomial(shares, len(targets), replacement=True, generator=generator)
+        asked = 1 << drawn
+        if self.recipe.with_box:
+            also = uniform(drawn.shape, generator, drawn.device) < self.recipe.with_box
+            box, point, mask = (1 << number for number in range(len(KINDS)))
+            asked = torch.where(drawn == KINDS.index("mask"), mask + box + point * also, asked | box * also)
+        return asked
 
     def _weights(self, targets: Tensor) -> KindWeights:
         if self.recipe.pad_points:
@@ -174,11 +197,66 @@ class PromptSimulator:
         draw = uniform(boxes.shape, generator, boxes.device)
         return jittered_boxes(boxes, draw, self.recipe.jitter, targets.shape[-1])
 
+    def _boxes_of(self, masks: Tensor, size: int) -> Tensor:
+        """Tight boxes of mask prompts, px of patches of ``size``."""
+        boxes = tight_boxes(masks > sum(self.recipe.mask_values) / 2)
+        boxes[..., 2:] += 1
+        return boxes * (size / self.mask_size)
+
+    def _points(self, targets: Tensor, generator: torch.Generator, *, alone: bool) -> tuple[Tensor, Tensor]:
+        """(B, P, K, 2) points and (B, P, K) labels; 2 K of them where some lie outside."""
+        inside, recipe = targets > INSIDE, self.recipe
+        points, labels = points_inside(inside, self._keys(inside, generator), recipe.points)
+        if recipe.vary_points:
+            labels = _some(labels, 1 if alone else 0, generator)
+        if recipe.negative:
+            near = around(inside) & ~inside
+            outside, taken = points_inside(near, self._keys(near, generator), recipe.points)
+            often = uniform(taken.shape[:2], generator, taken.device) < recipe.negative
+            taken = _some(taken, 1, generator).where(often.unsqueeze(-1), -1)
+            points, labels = torch.cat([points, outside], dim=2), torch.cat([labels, taken.where(taken < 0, 0)], dim=2)
+        return (points + 0.5 if recipe.to_edges else points), labels
+
+    @staticmethod
+    def _keys(inside: Tensor, generator: torch.Generator) -> Tensor:
+        return uniform(inside.shape, generator, inside.device)
+
     def _masks(self, targets: Tensor, generator: torch.Generator) -> Tensor:
         small = F.interpolate(targets.float(), (self.mask_size, self.mask_size), mode="bilinear", align_corners=False)
-        spoilt = spoilt_masks(small, normal(small.shape, generator, small.device))
+        spoilt = spoilt_masks(small, self._noise(small, generator))
         outside, inside = self.recipe.mask_values
         return outside + (inside - outside) * spoilt
+
+    def _noise(self, masks: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, P, M, M), of every px its own, or smooth."""
+        noise = normal(masks.shape, generator, masks.device)
+        if not self.recipe.smooth:
+            return noise
+        side = self.mask_size // _BAND_SCALE
+        coarse = normal((*masks.shape[:2], side, side), generator, masks.device)
+        smooth = F.interpolate(coarse, masks.shape[-2:], mode="bilinear", align_corners=False)
+        often = uniform(masks.shape[:2], generator, masks.device) < self.recipe.smooth
+        return smooth.where(often[..., None, None], noise)
+
+
+def _some(labels: Tensor, fewest: int, generator: torch.Generator) -> Tensor:
+    """Labels (B, P, K) of a number of points drawn for each prompt, from ``fewest`` to K; -1 after these."""
+    count = labels.shape[-1]
+    draw = uniform(labels.shape[:-1], generator, labels.device).unsqueeze(-1)
+    wanted = fewest + (draw * (count + 1 - fewest)).floor()
+    return labels.where(torch.arange(count, device=labels.device) < wanted, -1)
+
+
+def around(inside: Tensor) -> Tensor:
+    """Px of masks (B, P, H, W) bool that lie within their boxes grown by half of their size on every side."""
+    boxes = tight_boxes(inside)
+    boxes[..., 2:] += 1
+    grown = (boxes[..., 2:] - boxes[..., :2]) / 2
+    first, last = (boxes[..., :2] - grown)[..., None], (boxes[..., 2:] + grown)[..., None]
+    across, down = (torch.arange(side, device=inside.device) + 0.5 for side in (inside.shape[-1], inside.shape[-2]))
+    columns = (across >= first[..., 0, :]) & (across <= last[..., 0, :])
+    rows = (down >= first[..., 1, :]) & (down <= last[..., 1, :])
+    return rows[..., :, None] & columns[..., None, :]
 
 
 def tight_boxes(inside: Tensor) -> Tensor:

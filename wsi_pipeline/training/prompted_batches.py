@@ -11,13 +11,18 @@ import torch
 
 from wsi_pipeline.models.mask_decoder import CellWindows
 from wsi_pipeline.models.prompt_embedding import PromptTensors
-from wsi_pipeline.models.resolve import BACKBONES
+from wsi_pipeline.segment.questions import COARSE_LOGIT
 from wsi_pipeline.training.batches import Batch, Encode, batch_of, objects_of, separate_prompts, windows_around
 from wsi_pipeline.training.data.samples import Sample
 from wsi_pipeline.training.epochs import Patches, chunks, random_of, spread
-from wsi_pipeline.training.prompt_simulation import KindWeights, PromptRecipe, PromptSimulator
+from wsi_pipeline.training.losses import INSIDE
+from wsi_pipeline.training.prompt_simulation import KindWeights, PromptRecipe, PromptSimulator, tight_boxes
 from wsi_pipeline.training.recipe import PromptedRecipe
 from wsi_pipeline.training.sources import Joined
+
+FARTHER = 3
+"""How many times as far windows reach where no box says how large the object is. In use there are none then; whole
+patches, four times as slow, taught less about points in the same time."""
 
 
 class Asked(NamedTuple):
@@ -35,7 +40,7 @@ class PairWindows(NamedTuple):
 
 
 class PromptedBatch(NamedTuple):
-    """Pairs that are asked with one kind of prompt.
+    """Pairs that are asked with the same kinds of prompts.
 
     Attributes:
         windows: of each prompt.
@@ -104,17 +109,20 @@ class PromptedBatches:
         targets = batch.high.targets
         for images, high, low in simulator.draw_pairs(targets, self._recipe.context_factor, generator):
             part, share = batch.map(itemgetter(images)), len(images) / len(targets)
-            if high.masks is None:
-                yield PromptedBatch(part, Asked(high, low), self._windows(high, low), share, generator)
-            else:
-                asked = Asked(separate_prompts(high), separate_prompts(low))
-                yield PromptedBatch(part.separate(), asked, PairWindows(), share, generator)
+            if high.masks is not None:
+                part, high, low = part.separate(), separate_prompts(high), separate_prompts(low)
+            yield PromptedBatch(part, Asked(high, low), self._windows(part, high), share, generator)
 
-    def _windows(self, high: PromptTensors, low: PromptTensors) -> PairWindows:
-        if self._margin is None or high.boxes is None or low.boxes is None:
+    def _windows(self, batch: Batch, high: PromptTensors) -> PairWindows:
+        if self._margin is None:
             return PairWindows()
+        boxes, margin = high.boxes, self._margin
+        if boxes is None:
+            boxes, margin = tight_boxes(batch.high.targets > INSIDE), margin * FARTHER
         size = self._patches.size
-        return PairWindows(*(windows_around(boxes, self._margin, size) for boxes in (high.boxes, low.boxes)))
+        low = PromptTensors(boxes=boxes).in_low_patch(size, self._recipe.context_factor).boxes
+        assert low is not None
+        return PairWindows(windows_around(boxes, margin, size), windows_around(low, margin, size))
 
     def _with_objects(
         self, samples: Sequence[Sample], random: np.random.Generator
@@ -127,9 +135,19 @@ class PromptedBatches:
 
 
 def prompts_of(recipe: PromptedRecipe) -> PromptRecipe:
-    """How prompts are made up: kinds that the backbone does not take never are."""
-    kinds, shares = BACKBONES[recipe.backbone].prompt_kinds, recipe.prompts
-    box, point, mask = (getattr(shares, kind) if kind in kinds else 0.0 for kind in ("box", "point", "mask"))
-    weights = KindWeights(box, point, mask)
+    """How prompts are made up: as they are asked in use."""
+    shares = recipe.prompts
+    weights = KindWeights(shares.box, shares.point, shares.mask)
     # points are filled up, so that there always are some
-    return PromptRecipe(weights, weights, to_edges=True, jitter=shares.jitter)
+    return PromptRecipe(
+        weights,
+        weights,
+        to_edges=True,
+        jitter=shares.jitter,
+        points=shares.points,
+        vary_points=True,
+        negative=shares.negative,
+        mask_values=(-COARSE_LOGIT, COARSE_LOGIT),
+        with_box=shares.with_box,
+        smooth=shares.smooth,
+    )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsi_pipeline.models.head_prompts import prompts_metadata
 from wsi_pipeline.models.hq_decoder import HqMaskDecoder
 from wsi_pipeline.models.mask_decoder import MaskDecoder
 from wsi_pipeline.models.sam import Sam
@@ -75,6 +76,9 @@ class PromptedHead(Head[PromptedBatch]):
         # boundaries are as wide as on the whole patch
         width = EVALUATION_WIDTH * part.batch.high.targets.shape[-1] / side
         return torch.stack([2 * iou / (1 + iou), boundary_iou(predicted, target, width)]).flatten(1)
+
+    def metadata(self) -> dict[str, str]:
+        return prompts_metadata(self._recipe.prompts.kinds)
 
     def begin(self, epoch: int) -> None:
         super().begin(epoch)

@@ -36,12 +36,25 @@ class Optimiser(Section):
 
 
 class PromptShares(Section):
-    """How often each kind of prompt is drawn, relative to the others; kinds the backbone does not take are left out."""
+    """How often each kind of prompt is drawn, relative to the others; the head is asked with these kinds in use."""
 
     box: float = Field(1, ge=0)
     point: float = Field(1, ge=0)
     mask: float = Field(1, ge=0)
+    with_box: float = Field(
+        0.3, ge=0, le=1, description="how often points come with a box, and masks, which then always do, with points"
+    )
     jitter: float = Field(0.1, ge=0, le=1, description="of boxes, a share of their size")
+    points: int = Field(5, ge=1, description="most points inside an object; the number is drawn")
+    negative: float = Field(0.3, ge=0, le=1, description="how often there are up to as many outside, too")
+    smooth: float = Field(
+        0.5, ge=0, le=1, description="how often masks are spoilt in patches, as drawn ones are, and not px by px"
+    )
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Those that are drawn."""
+        return frozenset(kind for kind in ("box", "point", "mask") if getattr(self, kind))
 
 
 class Recipe(Section):
@@ -49,6 +62,8 @@ class Recipe(Section):
 
     may_change: ClassVar[frozenset[str]] = frozenset({"epochs", "patience", "save_as"})
     """Keys that a run which goes on may have otherwise."""
+    files: ClassVar[tuple[str, ...]] = ("weights",)
+    """Keys that name weights, by catalogue or by path."""
 
     system: str
     backbone: str = Field("lite-medsam", description="what the system stands on")
@@ -85,6 +100,11 @@ class Recipe(Section):
         """All that has to stay the same when a run goes on: how long it may last is not part of it."""
         return self.model_dump(mode="json", exclude=set(self.may_change))
 
+    def on_card(self) -> dict[str, Any]:
+        """All of it, for others to read: files without the folders they were in."""
+        told = self.model_dump(mode="json")
+        return told | {key: Path(told[key]).name for key in self.files if told[key] is not None}
+
     def check(self) -> None:
         """Raises:
         TrainingError: keys do not fit each other.
@@ -113,10 +133,11 @@ class PromptedRecipe(FrozenRecipe):
 
     def check(self) -> None:
         super().check()
-        kinds = BACKBONES[self.backbone].prompt_kinds
-        if not any(getattr(self.prompts, kind) for kind in kinds):
-            fix = f"Raise {' or '.join(sorted(kinds))}"
-            raise TrainingError(f"{self.backbone} takes none of these prompts", where="prompts", fix=fix)
+        if not self.prompts.kinds:
+            raise TrainingError("no prompts are ever drawn", where="prompts", fix="Raise box, point or mask")
+        if self.prompts.mask and self.prompts.with_box and not self.prompts.box:
+            fix = "Raise box, or set mask or with_box to 0"
+            raise TrainingError("masks come with boxes, which are never drawn alone", where="prompts", fix=fix)
 
 
 class HqRecipe(PromptedRecipe):
@@ -132,6 +153,8 @@ class HqRecipe(PromptedRecipe):
 
 class WsiRecipe(HqRecipe):
     """WSI-SAM's."""
+
+    files = (*HqRecipe.files, "hq_head")
 
     hq_head: str | None = Field(
         None, description="an HQ-SAM head that both decoders start from; the low token adds nothing at first"
@@ -159,12 +182,22 @@ class LoraRecipe(Recipe):
     """LoRA-SAM's."""
 
     may_change = Recipe.may_change | {"recompute"}
+    files = (*Recipe.files, "decoder")
 
     lora: LoraSamParts = Field(LoraSamParts(), description="adapter, pyramid and heads")
+    decoder: str | None = Field(
+        None, description="route domain-decoder: a trained one of high patches alone that the head starts from"
+    )
     objects: int = Field(8, ge=1, description="objects of a patch whose masks are drawn in a step")
     min_object: int = Field(16, ge=1, description="px of the patch; smaller objects are left out")
     mask_dice: float = Field(0.0, ge=0, description="weight of Dice beside the cross entropy of masks")
     recompute: bool = Field(False, description="keep less of the encoder in memory and compute it twice")
+
+    def check(self) -> None:
+        super().check()
+        if self.decoder is not None and self.lora.route != "domain-decoder":
+            fix = "Set lora.route to domain-decoder, or remove the key"
+            raise TrainingError(f"the route {self.lora.route} has no domain decoder", where="decoder", fix=fix)
 
 
 RECIPES: dict[str, type[Recipe]] = {

@@ -66,7 +66,7 @@ def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> d
             if split is not None
         },
         "seed": recipe.seed,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.on_card(),
         "backbone": training.state.made_for["backbone"],
         "versions": {"wsi-pipeline": __version__, "torch": str(torch.__version__)},
     }
