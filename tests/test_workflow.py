@@ -18,7 +18,15 @@ BASE = {"name": "mine", "mpp": 1}
 
 
 def test_these_workflows_ship() -> None:
-    assert SHIPPED == ["everything", "nuclei", "nuclei-decoder", "refine-annotations", "regions", "tissue"]
+    assert SHIPPED == [
+        "everything",
+        "nuclei",
+        "nuclei-decoder",
+        "nuclei-lora",
+        "refine-annotations",
+        "regions",
+        "tissue",
+    ]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -1,9 +1,10 @@
 """Automatic nuclei on annotated tiles: the classical detector against the domain decoder, alone and with segmenters.
 
-python -m benchmarks.finding --data tiles --decoder nuclei.safetensors --twin held-out/domain-decoder.safetensors \\
+python -m benchmarks.finding --data tiles --decoder nuclei.safetensors \\
     --head hq-sam --head wsi-sam --adapted lora-8/lora-sam.safetensors --adapted lora-0/lora-sam.safetensors \\
-    --curve curve.json --write docs/reference/finding-nuclei.md
+    --write docs/reference/finding-nuclei.md
 
-Whatever a way of finding leaves to choose is chosen on training tiles; validation tiles are only measured. They are cut
-into patches, asked about and put together as a dense run does. All numbers of the page are those that ``--json`` holds.
+Whatever a way of finding leaves to choose was chosen on training tiles, or is with ``--twin``; validation tiles are
+only measured. They are cut into patches, asked about and put together as a dense run does. All numbers of the page are
+those that ``--json`` holds.
 """

@@ -19,7 +19,7 @@ from wsi_pipeline.files import beside
 def main() -> None:
     parser = argparse.ArgumentParser(description=finding.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
-    parser.add_argument("--decoder", type=Path, required=True, help="domain decoder, its card beside it")
+    parser.add_argument("--decoder", type=Path, required=True, help="domain decoder")
     parser.add_argument(
         "--head", action="append", default=[], metavar="NAME[=FILE]", help="a segmenter besides the bare backbone"
     )
@@ -31,7 +31,6 @@ def main() -> None:
         help="a LoRA-SAM; the last one is what others are compared with",
     )
     parser.add_argument("--twin", type=Path, help="the same, trained with tiles held out, to choose thresholds with")
-    parser.add_argument("--curve", type=Path, help="JSON of benchmarks.learning_curve, to be shown on the page")
     parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
     parser.add_argument("--json", type=Path, help="all numbers")
     parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in")
@@ -51,8 +50,7 @@ def main() -> None:
         parser.error(str(error))
     if given.json:
         _write(given.json, json.dumps(found, indent=1) + "\n")
-    curve = json.loads(given.curve.read_text(encoding="utf-8")) if given.curve else None
-    page = render(found, curve)
+    page = render(found)
     if given.write:
         _write(given.write, page)
     else:

@@ -15,14 +15,15 @@ from wsi_pipeline.models.roles import InstanceSegmenter, PairImages, Prompter, S
 from wsi_pipeline.models.segmenter import BatchedSegmenter
 from wsi_pipeline.prompts.domain_decoder import DomainPrompter
 from wsi_pipeline.segment.dense import read_batch, segment_batch
+from wsi_pipeline.segment.refine import RefineStage
 from wsi_pipeline.stitching.seams import owned
 from wsi_pipeline.tiling.plan import Tile, TilePlan
-from wsi_pipeline.workflow import SegmentModelPrompts, SegmentSettings, Workflow
+from wsi_pipeline.workflow import ModelSettings, SegmentModelPrompts, SegmentSettings, Workflow
 
+LEAST_AREA = WORKFLOW.vectorize.min_area / WORKFLOW.mpp**2
+"""px; a run leaves smaller objects out."""
 Placed = tuple[float, np.ndarray, int, int]
 """Score, (h, w) bool mask, and x and y of its corner on the tile."""
-
-
 Aimed = Mapping[str, tuple[Prompter, float]]
 """By data set a prompter, and the µm per px that it is told."""
 
@@ -59,15 +60,16 @@ class Unprompted:
     Args:
         model: finds and draws.
         settings: of the model.
+        refine: draws them again.
     """
 
-    def __init__(self, model: InstanceSegmenter, settings: SegmentSettings) -> None:
-        self._model = model
+    def __init__(self, model: InstanceSegmenter, settings: SegmentSettings, refine: RefineStage | None = None) -> None:
+        self._model, self._refine = model, refine
         prompts = SegmentModelPrompts(source="segment-model")
         self._workflow = WORKFLOW.model_copy(update={"segment": settings, "prompts": prompts})
 
     def find(self, tile: ListedTile) -> np.ndarray:
-        return _run(tile, WORKFLOW.mpp, self._model, None, self._workflow)
+        return _run(tile, WORKFLOW.mpp, self._model, None, self._workflow, self._refine)
 
 
 class Ellipses:
@@ -112,7 +114,7 @@ class DecoderObjects:
         return painted(tile, objects)
 
 
-def segmenter_for(settings: SegmentSettings, embeddings: Path | None) -> Segmenter:
+def segmenter_for(settings: ModelSettings, embeddings: Path | None) -> Segmenter:
     """A segmenter whose encoder keeps its embeddings in a folder."""
     segmenter = cast(Segmenter, find_model(settings.model).build(settings, device=DEVICE, dtype=PRECISION))
     if isinstance(segmenter, BatchedSegmenter):
@@ -126,11 +128,12 @@ def _run(
     segmenter: Segmenter | InstanceSegmenter,
     prompter: Prompter | None,
     workflow: Workflow,
+    refine: RefineStage | None = None,
 ) -> np.ndarray:
     """(H, W) int32 labels of a tile, as a dense run finds them; seams are cut instead of merged."""
     plan = tile.plan(segmenter.input_size, mpp)
     images = pairs_of(tile, plan)
-    batch = segment_batch(tile, plan, 0, segmenter, prompter, workflow, class_id=0, images=images)
+    batch = segment_batch(tile, plan, 0, segmenter, prompter, workflow, class_id=0, refine=refine, images=images)
     mine = np.flatnonzero(owned(batch, plan)).tolist()
     corners = batch.bbox[:, :2].tolist()
     return painted(tile, ((float(batch.iou[n]), batch.mask(n), *corners[n]) for n in mine))
@@ -159,10 +162,11 @@ def in_core(box: np.ndarray, place: Tile) -> bool:
 
 
 def painted(tile: ListedTile, objects: Iterable[Placed]) -> np.ndarray:
-    """(H, W) int32; where objects overlap, the one of the better score is seen."""
+    """(H, W) int32; where objects overlap, the one of the better score is seen. Tiny ones are left out, as in a run."""
     height, width = tile.picture.labels.shape
     canvas = np.zeros((height, width), np.int32)
-    for number, (_, mask, x, y) in enumerate(sorted(objects, key=lambda one: one[0]), start=1):
+    large = [one for one in objects if np.count_nonzero(one[1]) >= LEAST_AREA]
+    for number, (_, mask, x, y) in enumerate(sorted(large, key=lambda one: one[0]), start=1):
         inside = mask[max(0, -y) : height - y, max(0, -x) : width - x]
         part = canvas[max(0, y) : y + mask.shape[0], max(0, x) : x + mask.shape[1]]
         part[inside] = number

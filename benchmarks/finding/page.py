@@ -1,4 +1,4 @@
-"""The page, from the dictionaries that the benchmarks give and nothing else."""
+"""The page, from the dictionary that the benchmark gives and nothing else."""
 
 from __future__ import annotations
 
@@ -16,17 +16,12 @@ HEADINGS = {
 }
 
 
-def render(found: Mapping[str, Any], curve: Mapping[str, Any] | None) -> str:
-    """Markdown.
-
-    Args:
-        found: what ``study.run`` gave.
-        curve: what ``benchmarks.learning_curve`` gave, or None to leave it out.
-    """
+def render(found: Mapping[str, Any]) -> str:
+    """Markdown of what ``study.run`` gave."""
     parts = [_intro(found), *_tables(found), _differences(found["differences"]), _how(found)]
     if found["adapted"]:
         parts.append(_adapted(found["adapted"]))
-    return "\n\n".join(parts if curve is None else [*parts, _curve(curve)]) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _intro(found: Mapping[str, Any]) -> str:
@@ -76,7 +71,7 @@ def _adapted(adapted: Mapping[str, Mapping[str, Any]]) -> str:
         "LoRA-SAM, trained alike with adapters of several ranks on the same tiles. Differences in points, over all"
         f" tiles, from *{base}*, whose encoder is as it was.",
         "",
-        "| way | adapter | of the encoder | neck and head | Dice | PQ |",
+        "| way | adapter | of the encoder | heads | Dice | PQ |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, one in adapted.items():
@@ -98,53 +93,20 @@ def _how(found: Mapping[str, Any]) -> str:
         f"{name}: {one['mpp']:g} µm/px and threshold {one['threshold']:g} (F1 of boxes {one['f1']:.2f})"
         for name, one in classical.items()
     )
+    why = "as in the workflow `nuclei-decoder`"
+    if split["pq"] is not None:
+        why = f"the best PQ ({split['pq']:.3f}) on training tiles that it was not trained on"
     lines = [
         "All tiles are looked at in their own px, as nobody knows their resolution.",
         f"The classical detector works in µm, so the training tiles of each data set say what suits it: {told}.",
         f"The decoder's objects are told apart with a threshold of {split['threshold']:g}, a prominence of"
-        f" {split['prominence']:g} and a least area of {split['min_area']:g} px, the same for all data sets: the best"
-        f" PQ ({split['pq']:.3f}) on training tiles that it was not trained on.",
+        f" {split['prominence']:g} and a least area of {split['min_area']:.0f} px, the same for all data sets: {why}.",
         f"Patches of {how['size']} px overlap by {how['overlap']} px; an object belongs to the patch whose core holds"
-        " the middle of its box. *Ellipses* fill the detector's boxes without any network.",
+        f" the middle of its box; objects of less than {how['least']:.0f} px are left out, as in a run. *Ellipses* fill"
+        " the detector's boxes without any network. A segmenter behind *lora-sam* draws its objects again.",
         f"Decoder: `{how['decoder']['file']}`, SHA-256 `{how['decoder']['sha256'][:12]}…`.",
     ]
     return "## How\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _curve(curve: Mapping[str, Any]) -> str:
-    lines = [
-        "## How many tiles it takes",
-        "",
-        f"Decoders of {curve['steps']} steps of {curve['batch']} patches, on {curve['variants']} variants of each tile,"
-        " measured by their own objects on the validation tiles, with the default thresholds: the mean of three seeds,"
-        " each with other tiles, and the least to the most of them. These runs are far shorter than the recipe's, whose"
-        " result is *domain decoder* above.",
-        "",
-        "![Dice and PQ by number of tiles](../images/learning-curve.png)",
-        "",
-        *_seeds("training tiles", curve["scores"]),
-        "",
-        "## Whether SAM may annotate",
-        "",
-        f"{curve['redrawn']} tiles, with the annotations that they have; with LiteMedSAM's mask for the box of every"
-        " annotated nucleus; and with its masks for the boxes of the classical detector, which nobody looked at."
-        " Points are left out: LiteMedSAM was trained on boxes alone.",
-        "",
-        *_seeds("annotations", curve["annotators"]),
-    ]
-    return "\n".join(lines)
-
-
-def _seeds(heading: str, scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    lines = [f"| {heading} | Dice | PQ |", "| --- | --- | --- |"]
-    for name, rows in scores.items():
-        cells = [_spread([row[metric] for row in rows]) for metric in ("dice", "pq")]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def _cell(estimate: Sequence[float]) -> str:

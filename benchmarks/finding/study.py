@@ -12,7 +12,16 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks.finding.choice import Classical, aimed, choose_classical, choose_split, pq_of
-from benchmarks.finding.finders import Aimed, Asked, DecoderObjects, Ellipses, Finder, Unprompted, segmenter_for
+from benchmarks.finding.finders import (
+    LEAST_AREA,
+    Aimed,
+    Asked,
+    DecoderObjects,
+    Ellipses,
+    Finder,
+    Unprompted,
+    segmenter_for,
+)
 from benchmarks.heads.subjects import BACKBONE, DEVICE, PRECISION, settings_of
 from benchmarks.tiles import OVERLAP, WORKFLOW, ListedTile, tiles_of
 from wsi_pipeline.evaluation import aggregate
@@ -24,11 +33,12 @@ from wsi_pipeline.models.domain_decoder.splitting import SplitSettings
 from wsi_pipeline.models.lora_sam.lora import adapter_state
 from wsi_pipeline.models.registry import find_model
 from wsi_pipeline.models.resolve import lora_sam_facts, lora_sam_plan
-from wsi_pipeline.models.roles import InstanceSegmenter
+from wsi_pipeline.models.roles import InstanceSegmenter, Refiner
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.prompts.domain_decoder import DomainPrompter
+from wsi_pipeline.segment.refine import RefineStage
 from wsi_pipeline.training.sources import HELD_OUT, TRAIN, VALIDATION
-from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings, SegmentSettings
+from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings, RefineSettings, SegmentSettings, load_workflow
 
 CLASSICAL, DECODER, ELLIPSES = "classical detector", "domain decoder", ", ellipses"
 METRICS = ("pq", "f1", "sq", "precision", "recall", "aji", "dice")
@@ -45,7 +55,8 @@ class Options:
         decoder: weights of the domain decoder.
         heads: weights by system, None for the system's default.
         adapted: files of LoRA-SAM; the last one is what the others are compared with.
-        twin: one of the same recipe that tiles were held out from, to choose on these; None for the decoder itself.
+        twin: one of the same recipe that tiles were held out from, to choose on these how its objects are told apart;
+            None for what the workflow ``nuclei-decoder`` says.
         embeddings: folder to keep embeddings in, or None.
     """
 
@@ -66,16 +77,13 @@ def run(options: Options) -> dict[str, Any]:
 
     Raises:
         WsiPipelineError: data or weights cannot be used.
-        ValueError: the decoder's card names no tiles that were held out.
+        ValueError: the twin's card names no tiles that were held out.
     """
-    twin = options.twin or options.decoder
-    held_out = groups_of(twin)
-    untuned = prompter_for(tuned(twin, SplitSettings()), options.embeddings)
-    size = untuned.model.size
+    size = prompter_for(tuned(options.decoder, SplitSettings()), options.embeddings).model.size
     classical = choose_classical(nuclei_tiles(options.data, TRAIN), size)
     say(f"classical detector: {classical}")
-    split, quality = choose_split(nuclei_tiles(options.data, TRAIN, held_out), untuned, size)
-    say(f"decoder: {split}, PQ {quality:.3f} on tiles held out")
+    split, quality = split_of(options, size)
+    say(f"decoder: {split}")
     ways = dict(ways_of(options, classical, split, size))
     tiles = nuclei_tiles(options.data, VALIDATION)
     scores = {name: measure(name, finder, tiles) for name, finder in ways.items()}
@@ -86,6 +94,7 @@ def run(options: Options) -> dict[str, Any]:
             "objects": int(sum(len(np.unique(tile.picture.labels)) - 1 for tile in tiles)),
             "size": size,
             "overlap": OVERLAP,
+            "least": LEAST_AREA,
             "decoder": {"file": options.decoder.name, "sha256": sha256_of(options.decoder)},
             "heads": {
                 name: None if path is None else {"file": path.name, "sha256": sha256_of(path)}
@@ -94,12 +103,25 @@ def run(options: Options) -> dict[str, Any]:
         },
         "chosen": {
             "classical": {name: one._asdict() for name, one in classical.items()},
-            "decoder": asdict(split) | {"pq": quality, "groups": sorted(held_out)},
+            "decoder": asdict(split) | {"pq": quality},
         },
         "scores": summary(scores, tiles),
-        "differences": differences(scores, tiles),
+        "differences": differences(scores, tiles, [DECODER, *adapted_ways(options.adapted)]),
         "adapted": adaptation(scores, tiles, options.adapted),
     }
+
+
+def split_of(options: Options, size: int) -> tuple[SplitSettings, float | None]:
+    """How the decoder's objects are told apart; and the PQ that it was chosen by, if it was."""
+    if options.twin is None:
+        workflow = load_workflow("nuclei-decoder")
+        assert isinstance(workflow.prompts, DomainDecoderPrompts)
+        threshold, prominence, area = (
+            getattr(workflow.prompts, key) for key in ("threshold", "prominence", "min_area")
+        )
+        return SplitSettings(threshold, prominence, min_area=area / workflow.mpp**2), None
+    untuned = prompter_for(tuned(options.twin, SplitSettings()), options.embeddings)
+    return choose_split(nuclei_tiles(options.data, TRAIN, groups_of(options.twin)), untuned, size)
 
 
 def nuclei_tiles(data: Path, split: str, groups: Collection[str] | None = None) -> list[ListedTile]:
@@ -124,6 +146,14 @@ def ways_of(
         settings = SegmentSettings(model=LORA, weights=str(path))
         model = cast(InstanceSegmenter, find_model(LORA).build(settings, device=DEVICE, dtype=PRECISION))
         yield name, Unprompted(model, settings)
+        for head, weights in options.heads.items() if path != options.adapted[-1] else ():
+            yield f"{name}, {head}", Unprompted(model, settings, refined_by(head, weights, options.embeddings))
+
+
+def refined_by(head: str, weights: Path | None, embeddings: Path | None) -> RefineStage:
+    """A head that draws again what was found."""
+    settings = RefineSettings.model_validate(settings_of(head, weights).model_dump())
+    return RefineStage(cast(Refiner, segmenter_for(settings, embeddings)), settings)
 
 
 def adapted_ways(files: Sequence[Path]) -> dict[str, Path]:
@@ -178,11 +208,13 @@ def summary(scores: Mapping[str, Sequence[Score]], tiles: Sequence[ListedTile]) 
     }
 
 
-def differences(scores: Mapping[str, Sequence[Score]], tiles: Sequence[ListedTile]) -> dict[str, Any]:
-    """PQ of each way of the decoder minus that of the classical detector, over all tiles, paired.
+def differences(
+    scores: Mapping[str, Sequence[Score]], tiles: Sequence[ListedTile], finders: Sequence[str]
+) -> dict[str, Any]:
+    """PQ of each way of trained finders minus that of the classical detector, over all tiles, paired.
 
     Returns:
-        ``base``, the detector's best way; and differences by the decoder's way: ``alike``, from the detector with the
+        ``base``, the detector's best way; and differences by the finder's way: ``alike``, from the detector with the
         same segmenter or with ellipses, ``bare``, from it with the bare backbone, and ``best``, from ``base``.
     """
     base = max((name for name in scores if name.startswith(CLASSICAL)), key=lambda name: pq_of(scores[name]))
@@ -191,13 +223,13 @@ def differences(scores: Mapping[str, Sequence[Score]], tiles: Sequence[ListedTil
     def minus(name: str, other: str) -> list[float]:
         return differ(name, other)["pq"]
 
-    ways = [name for name in scores if name.startswith(DECODER)]
-    same = {name: CLASSICAL + (name.removeprefix(DECODER) or ELLIPSES) for name in ways}
+    drawn = {name: name.removeprefix(finder) for finder in finders for name in scores if name.startswith(finder)}
+    same = {name: CLASSICAL + (segmenter or ELLIPSES) for name, segmenter in drawn.items()}
     return {
         "base": base,
-        "best": {name: minus(name, base) for name in ways},
+        "best": {name: minus(name, base) for name in same},
         "alike": {name: minus(name, other) for name, other in same.items()},
-        "bare": {name: minus(name, f"{CLASSICAL}, {BACKBONE}") for name in ways},
+        "bare": {name: minus(name, f"{CLASSICAL}, {BACKBONE}") for name in same},
     }
 
 

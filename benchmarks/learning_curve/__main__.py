@@ -18,6 +18,7 @@ from benchmarks.finding.finders import Asked, Finder, segmenter_for
 from benchmarks.finding.study import nuclei_tiles
 from benchmarks.heads.subjects import BACKBONE
 from benchmarks.learning_curve.annotators import TrueBoxes, redrawn
+from benchmarks.learning_curve.page import render
 from benchmarks.learning_curve.picture import picture
 from benchmarks.learning_curve.runs import BATCH, STEPS, VARIANTS, joined, measured, trained
 from wsi_pipeline.files import beside
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
     parser.add_argument("--json", type=Path, required=True, help="all numbers")
     parser.add_argument("--picture", type=Path, help="PNG")
+    parser.add_argument("--write", type=Path, help="the page")
     parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in, for all runs")
     given = parser.parse_args()
     torch.set_num_threads(1)  # sums depend on how they are split
@@ -43,6 +45,9 @@ def main() -> None:
         found = run(given.data, Path(folder), given.cache_embeddings or Path(folder) / "embeddings")
     with beside(given.json) as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if given.write:
+        with beside(given.write) as partial:
+            partial.write_text(render(found), encoding="utf-8")
     if given.picture:
         picture(found["scores"]).save(given.picture, optimize=True)
 

@@ -21,7 +21,7 @@ COMMANDS = [
     *(["workflows", name] for name in ("list", "show", "check", "schema")),
     ["dataset", "inspect"],
 ]
-WORKFLOWS = ["everything", "nuclei", "nuclei-decoder", "refine-annotations", "regions", "tissue"]
+WORKFLOWS = ["everything", "nuclei", "nuclei-decoder", "nuclei-lora", "refine-annotations", "regions", "tissue"]
 HEAVY = {"torch", "zarr", "numpy", "dask", "distributed", "shapely", "openslide", "tifffile", "scipy", "skimage", "PIL"}
 
 

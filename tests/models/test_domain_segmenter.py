@@ -14,7 +14,7 @@ from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts, DomainMaps
 from wsi_pipeline.models.domain_decoder.model import DomainModel
 from wsi_pipeline.models.domain_decoder.segmenter import DomainSegmenter
 from wsi_pipeline.models.roles import Instances, InstanceSegmenter, PairImages
-from wsi_pipeline.training.domain_batches import depths
+from wsi_pipeline.training.domain_target import depths
 
 IMAGES = PairImages(np.zeros((1, 256, 256, 3), np.uint8))
 

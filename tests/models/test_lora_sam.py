@@ -19,12 +19,11 @@ from wsi_pipeline.models.lora_sam.lora import adapted_layers
 from wsi_pipeline.models.lora_sam.mask_head import paste
 from wsi_pipeline.models.lora_sam.pyramid import FeatureAggregator, strides
 from wsi_pipeline.models.lora_sam.segmenter import LoraSamSegmenter
-from wsi_pipeline.models.lora_sam.semantic import regions_of
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.roles import InstanceSegmenter, PairImages
 from wsi_pipeline.models.sam import build_sam
 
-ROUTES = ["anchor-prompter", "instance", "semantic"]
+ROUTES = ["anchor-prompter", "instance", "domain-decoder"]
 SMALL = {"rank": 2, "inner_width": 16, "width": 16, "finest": 2, "box_width": 16}
 
 
@@ -192,15 +191,6 @@ def test_levels_get_the_place_of_their_cells():
     assert torch.equal(rows, columns.transpose(1, 2))
     assert rows[0, 3, 0] == pytest.approx(math.sin(math.pi), abs=1e-5)
     np.testing.assert_allclose(levels[1][0, :4, :, 0], rows[:, :, 0].view(4, 4, 2).mean(-1), atol=1e-6)
-
-
-def test_regions_of_one_class_are_objects():
-    maps = np.full((3, 8, 8), 0.1)
-    maps[0] = 0.8
-    maps[1, 1:3, 1:4], maps[2, 5:8, 5:8], maps[1, 6, 1] = 0.9, 0.95, 0.85
-    found = list(regions_of(maps))
-    assert [(one.label, one.box) for one in found] == [(1, (1, 1, 4, 3)), (1, (1, 6, 2, 7)), (2, (5, 5, 8, 8))]
-    assert [one.score for one in found] == pytest.approx([0.9, 0.85, 0.95])
 
 
 def test_strides_follow_the_embedding():

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from wsi_pipeline.models.domain_decoder.splitting import SplitSettings, split_objects
-from wsi_pipeline.training.domain_batches import depths
+from wsi_pipeline.training.domain_target import depths
 
 MAPS = arrays(np.float32, (24, 24), elements=st.floats(0, 1, width=32))
 

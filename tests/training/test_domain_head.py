@@ -13,8 +13,9 @@ from wsi_pipeline.errors import DatasetError, TrainingError
 from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts, DomainMaps, load_domain_decoder, read_facts
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
-from wsi_pipeline.training.domain_batches import DomainBatches, Target, depths, target_of
+from wsi_pipeline.training.domain_batches import DomainBatches, target_of
 from wsi_pipeline.training.domain_head import DomainHead, domain_loss
+from wsi_pipeline.training.domain_target import Target, depths
 from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.recipe import load_recipe
 from wsi_pipeline.training.result import write_result

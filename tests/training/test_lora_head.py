@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wsi_pipeline.errors import TrainingError
+from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts, DomainDecoder, DomainMaps
 from wsi_pipeline.models.lora_sam.box_heads import Truth
 from wsi_pipeline.models.lora_sam.build import build_lora_sam
 from wsi_pipeline.models.lora_sam.file import load_state, read_facts
-from wsi_pipeline.training import lora_head
+from wsi_pipeline.training import lora_head, lora_loss
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
 from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.lora_batches import PatchBatches, truth_of
@@ -25,7 +27,7 @@ from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import Joined
 
 CPU = torch.device("cpu")
-ROUTES = ["anchor-prompter", "instance", "semantic"]
+ROUTES = ["anchor-prompter", "instance", "domain-decoder"]
 QUICK = {
     "epochs": 2,
     "accumulate": 1,
@@ -195,7 +197,8 @@ def test_loss_in_bfloat16_is_about_the_same(route: str) -> None:
         exact = float(head.loss(part))
         with torch.autocast("cpu", torch.bfloat16):
             rough = float(head.loss(part))
-    assert rough == pytest.approx(exact, rel=0.05)
+    # rounding changes which boxes are proposed, and so which are drawn
+    assert rough == pytest.approx(exact, rel=0.1)
 
 
 def test_recomputed_blocks_give_the_same_gradient() -> None:
@@ -250,18 +253,71 @@ def test_what_is_found_where_nobody_looked_is_no_mistake() -> None:
     assert lora_head._scores(found, truth).tolist() == [[1], [1]]
 
 
+def domain_decoder_of(path: Path, backbone: str = "lite-medsam", **changes: Any) -> str:
+    """An untrained one."""
+    facts = DecoderFacts(**{"classes": ("nucleus",), "backbone": backbone, "early_channels": 32} | changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        save_file(DomainDecoder(facts).state_dict(), path, facts.metadata())
+    return str(path)
+
+
+MAPPED = {"lora.route": "domain-decoder", "classes": ["nucleus"]}
+
+
 def test_scores_are_those_of_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, head = head_of(**{"lora.route": "semantic"})
+    recipe, head = head_of(**MAPPED)
     (part,) = PatchBatches(recipe, Joined([Scene()]), CPU).validation(2)
-    monkeypatch.setattr(
-        head.module,
-        "class_logits",
-        lambda seen: torch.stack([torch.zeros(256, 256), 12 - part.pixels[0, 0] / 10])[None],
-    )
+    logits = 12 - part.pixels[:, :1] / 10
+    monkeypatch.setattr(head.module, "maps", lambda seen: DomainMaps(logits, (logits > 0).float()))
     head.module.eval()
     with torch.no_grad():
         dice, _ = head.scores(part)
     assert dice.tolist() == [1, 1]
+
+
+def test_touching_objects_are_told_apart_in_the_maps_it_learns_from() -> None:
+    left, right = truth_of_boxes((10, 10, 20, 20), (20, 10, 30, 20)).masks
+    masks = torch.zeros(2, 256, 256, dtype=torch.bool)
+    masks[0, :64, :64], masks[1, :64, :64] = left, right
+    known = torch.ones(256, 256, dtype=torch.bool)
+    truth = Truth(torch.zeros(2, 4), torch.ones(2, dtype=torch.int64), masks, known)
+    target = lora_loss._target_of([truth], 1)
+    assert target.masks[0, 0, 15, 18:22].tolist() == [1, 1, 1, 1]
+    middle, edge = target.distances[0, 0, 15, 14], target.distances[0, 0, 15, 19:21]
+    assert middle > 0.9
+    assert (edge < 0.3).all()
+
+
+def test_the_head_starts_from_a_trained_decoder(tmp_path: Path) -> None:
+    _, random = head_of(**MAPPED)
+    _, head = head_of(**MAPPED, decoder=domain_decoder_of(tmp_path / "decoder.safetensors"))
+    weights = head.module.head.state_dict()
+    assert any(not torch.equal(value, weights[key]) for key, value in random.module.head.state_dict().items())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        trained = DomainDecoder(head.module.head.facts).state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in trained.items())
+    assert set(head.trained) >= {f"head.{key}" for key in weights}
+    assert head.plan.files["domain-decoder"].name == "decoder.safetensors"
+
+
+def test_a_card_names_files_without_their_folders() -> None:
+    told = recipe_of(**MAPPED, decoder="my/folder/decoder.safetensors").on_card()
+    assert (told["decoder"], told["weights"]) == ("decoder.safetensors", None)
+
+
+def test_a_decoder_of_something_else_is_refused(tmp_path: Path) -> None:
+    for number, changes in enumerate(({"classes": ("gland",)}, {"context_factor": 2.0}, {"backbone": "vit-b"})):
+        with pytest.raises(TrainingError, match=r"is for .* not .*Set the recipe's keys to fit"):
+            head_of(**MAPPED, decoder=domain_decoder_of(tmp_path / f"{number}.safetensors", **changes))
+    with pytest.raises(TrainingError, match=r"decoder: the route instance has no domain decoder"):
+        recipe_of(**{"lora.route": "instance", "decoder": "anything"})
+
+
+def test_a_domain_decoder_does_not_look_at_hidden_states() -> None:
+    with pytest.raises(TrainingError, match=r"looks at the embedding; set features to it, or take another route"):
+        recipe_of(**{"lora.route": "domain-decoder", "lora.features": "hidden-states"})
 
 
 @pytest.mark.slow

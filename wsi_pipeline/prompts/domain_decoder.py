@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsi_pipeline.models.domain_decoder.model import DomainModel
-from wsi_pipeline.models.domain_decoder.object_map import ObjectMap, detections_of
+from wsi_pipeline.models.domain_decoder.object_map import ObjectMap, detections_of, split_maps
 from wsi_pipeline.models.domain_decoder.splitting import SplitSettings
 from wsi_pipeline.models.resolve import domain_plan, target_number
 from wsi_pipeline.models.roles import Detections, PairImages
@@ -43,4 +43,4 @@ class DomainPrompter:
         settings = self.settings
         area = settings.min_area / (mpp * self.model.px) ** 2
         split = SplitSettings(settings.threshold, settings.prominence, min_area=area)
-        return self.model.split(self.model.maps(pairs), self._class, split)
+        return split_maps(self.model.maps(pairs), self._class, split)

@@ -1,4 +1,4 @@
-"""Whole patches as batches for the domain decoder: which px are of a class, and how far each is from its outline."""
+"""Whole patches as batches for the domain decoder."""
 
 from __future__ import annotations
 
@@ -7,30 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
-from wsi_pipeline.models.domain_decoder.decoder import MAP_SIZE
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.training.batches import Encode
-from wsi_pipeline.training.data.samples import Picture, Sample
+from wsi_pipeline.training.data.samples import Sample
+from wsi_pipeline.training.domain_target import Target, maps_of
 from wsi_pipeline.training.epochs import Patches, random_of
 from wsi_pipeline.training.recipe import DomainRecipe
 from wsi_pipeline.training.sources import Joined
-
-
-class Target(NamedTuple):
-    """What is known of patches.
-
-    Attributes:
-        masks: (B, C, 256, 256) float32, 1 inside objects of the class.
-        distances: (B, C, 256, 256) float32 in 0..1, see ``DomainMaps``.
-        known: (B, C, 256, 256) bool; nowhere for a class that nobody annotated on a patch.
-    """
-
-    masks: Tensor
-    distances: Tensor
-    known: Tensor
 
 
 class DomainBatch(NamedTuple):
@@ -91,43 +76,7 @@ class DomainBatches:
 
 
 def target_of(sample: Sample, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The truth of a sample's high patch for C classes.
-
-    Returns:
-        As in ``Target`` without its first axis.
-    """
-    labels, seen = _on_map(sample.high)
-    # background and all objects by the number of their label
-    names = np.array(["", *sample.classes], dtype=object)
-    masks = np.stack([(labels > 0) & (names == name)[labels] for name in classes])
-    known = np.stack([seen & (name in sample.info.class_names) for name in classes])
-    depth = depths(labels, seen)
-    return masks.astype(np.float32), np.where(masks, depth, 0).astype(np.float32), known
-
-
-def depths(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """How deep inside its object each px lies, as a share of the object's deepest.
-
-    Args:
-        labels: (H, W) int32, 0 for background.
-        known: (H, W) bool; where nothing is known, and beyond the image, an object is taken to go on.
-
-    Returns:
-        (H, W) float64 in 0..1, 0 outside of objects.
-    """
-    result = np.zeros(labels.shape)
-    for number, place in enumerate(ndimage.find_objects(labels), start=1):
-        if place is None:
-            continue
-        around = tuple(slice(max(0, one.start - 1), one.stop + 1) for one in place)
-        mine = labels[around] == number
-        depth = ndimage.distance_transform_edt(mine | ~known[around])
-        result[around][mine] = depth[mine] / depth[mine].max()
-    return result
-
-
-def _on_map(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-    """(256, 256) labels and whether they are known, each px that in the middle of a cell of the patch."""
-    step = picture.labels.shape[0] // MAP_SIZE
-    cells = slice(step // 2, None, step)
-    return picture.labels[cells, cells], picture.known[cells, cells]
+    """The truth of a sample's high patch for C classes, see ``maps_of``."""
+    class_of = np.array([0, *(classes.index(name) + 1 if name in classes else 0 for name in sample.classes)])
+    annotated = np.array([name in sample.info.class_names for name in classes])
+    return maps_of(sample.high.labels, sample.high.known, class_of, annotated)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.builders import load_sam
@@ -14,25 +13,20 @@ from wsi_pipeline.models.domain_decoder.decoder import (
     KIND,
     DecoderFacts,
     DomainDecoder,
-    DomainMaps,
     load_domain_decoder,
 )
 from wsi_pipeline.models.resolve import WeightPlan, sam_plan
 from wsi_pipeline.models.weights import locate
 from wsi_pipeline.training.boundary import boundary_iou, mask_iou
-from wsi_pipeline.training.domain_batches import DomainBatch, DomainBatches, Target
+from wsi_pipeline.training.domain_batches import DomainBatch, DomainBatches
+from wsi_pipeline.training.domain_loss import domain_loss
 from wsi_pipeline.training.draws import seeded
 from wsi_pipeline.training.features import FrozenFeatures
 from wsi_pipeline.training.head import Head
-from wsi_pipeline.training.losses import INSIDE, mask_loss
+from wsi_pipeline.training.losses import INSIDE
 from wsi_pipeline.training.recipe import DomainRecipe
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.workflow import ModelSettings
-
-_SMOOTH_L1_BETA = 0.1
-"""Error of the distance up to which smooth L1 is a parabola."""
-_DISTANCE_WEIGHT = 8.0
-"""Weight of the distances' error, which is small as most px are background; with 1, touching nuclei grow together."""
 
 
 class DomainHead(Head[DomainBatch]):
@@ -59,11 +53,7 @@ class DomainHead(Head[DomainBatch]):
         if self._recipe.weights is None:
             with seeded(self._recipe.seed, torch.device("cpu")):
                 return DomainDecoder(facts)
-        path = locate(self._recipe.weights)
-        decoder = load_domain_decoder(path)
-        if decoder.facts != facts:
-            raise TrainingError(f"is for {decoder.facts}, not {facts}", where=path, fix="Set the recipe's keys to fit")
-        self.plan = WeightPlan(self.plan.backbone, {**self.plan.files, KIND: path})
+        decoder, self.plan = start_decoder(self._recipe.weights, facts, self.plan)
         return decoder
 
     def metadata(self) -> dict[str, str]:
@@ -89,10 +79,15 @@ class DomainHead(Head[DomainBatch]):
         return torch.stack([2 * iou / (1 + iou), boundary_iou(predicted, truth)])[:, annotated]
 
 
-def domain_loss(maps: DomainMaps, target: Target) -> Tensor:
-    """Binary cross entropy and Dice of the masks and smooth L1 of the distances, a scalar; known px count alone."""
-    known = target.known.flatten(2)
-    error = F.smooth_l1_loss(maps.distances, target.distances, beta=_SMOOTH_L1_BETA, reduction="none").flatten(2)
-    distance = (error * known).sum(-1) / known.sum(-1).clamp(min=1)
-    masks = mask_loss(maps.masks.flatten(2), target.masks.flatten(2), where=known).total()
-    return masks + _DISTANCE_WEIGHT * distance.mean()
+def start_decoder(weights: str, facts: DecoderFacts, plan: WeightPlan) -> tuple[DomainDecoder, WeightPlan]:
+    """A trained decoder that training goes on from, and the plan with its file.
+
+    Raises:
+        WeightsError: the file cannot be read, or is of something else.
+        TrainingError: it was trained for something else than ``facts`` say.
+    """
+    path = locate(weights)
+    decoder = load_domain_decoder(path)
+    if decoder.facts != facts:
+        raise TrainingError(f"is for {decoder.facts}, not {facts}", where=path, fix="Set the recipe's keys to fit")
+    return decoder, WeightPlan(plan.backbone, {**plan.files, KIND: path})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from wsi_pipeline.models.builders import load_lora_sam, load_sam
 from wsi_pipeline.models.lora_sam.box_heads import Truth
 from wsi_pipeline.models.lora_sam.build import build_lora_sam
 from wsi_pipeline.models.lora_sam.file import KIND, Facts, state_of
+from wsi_pipeline.models.lora_sam.mapped import MappedLoraSam
 from wsi_pipeline.models.lora_sam.model import LoraSam
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.resolve import lora_sam_plan, sam_plan
 from wsi_pipeline.models.roles import Instances
 from wsi_pipeline.training.boundary import boundary_iou, mask_iou
+from wsi_pipeline.training.domain_head import start_decoder
 from wsi_pipeline.training.draws import seeded
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.lora_batches import PatchBatch, PatchBatches
@@ -52,7 +55,10 @@ class LoraHead(Head[PatchBatch]):
         if recipe.weights is None:
             self.plan = sam_plan(ModelSettings(model="sam", backbone=recipe.backbone), section="recipe")
             with seeded(recipe.seed, torch.device("cpu")):
-                return build_lora_sam(load_sam(self.plan), settings)
+                model = build_lora_sam(load_sam(self.plan), settings)
+            if recipe.decoder is not None:
+                self._take_decoder(model, recipe.decoder)
+            return model
         start = ModelSettings(model="lora-sam", backbone=recipe.backbone, weights=recipe.weights)
         self.plan = lora_sam_plan(start, section="recipe")
         model = load_lora_sam(self.plan)
@@ -60,6 +66,12 @@ class LoraHead(Head[PatchBatch]):
             fix = "Set lora and classes of the recipe to those of the file"
             raise TrainingError("has other parts than the recipe", where=recipe.weights, fix=fix)
         return model
+
+    def _take_decoder(self, model: LoraSam, decoder: str) -> None:
+        """Put a trained decoder in the place of the random one."""
+        assert isinstance(model, MappedLoraSam)
+        facts = replace(model.head.facts, backbone=self._recipe.backbone)
+        model.head, self.plan = start_decoder(decoder, facts, self.plan)
 
     def tensors(self) -> dict[str, Tensor]:
         return state_of(self.module)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.lora_sam.box_heads import Shown, Truth
 from wsi_pipeline.models.lora_sam.boxed import BoxedLoraSam
+from wsi_pipeline.models.lora_sam.mapped import MappedLoraSam
 from wsi_pipeline.models.lora_sam.model import LoraSam
-from wsi_pipeline.models.lora_sam.semantic import SemanticLoraSam
+from wsi_pipeline.training.domain_loss import domain_loss
+from wsi_pipeline.training.domain_target import Target, maps_of
 from wsi_pipeline.training.losses import mask_loss
 
-_UNKNOWN = -100
 _WHOLLY = 0.999
 """A cell whose px are all known is known."""
 
@@ -33,8 +34,8 @@ def lora_losses(
         dice: weight of Dice beside the masks' cross entropy; RSPrompter has 0.
     """
     seen = model.encode(pixels)
-    if isinstance(model, SemanticLoraSam):
-        return {"loss_classes": _class_loss(model.class_logits(seen), truths)}
+    if isinstance(model, MappedLoraSam):
+        return {"loss_maps": domain_loss(model.maps(seen), _target_of(truths, model.settings.n_classes))}
     assert isinstance(model, BoxedLoraSam)
     levels = model.neck(seen)
     losses, shown = model.head.box_losses(levels, truths)
@@ -68,11 +69,16 @@ def _mask_loss(
     return found.bce + dice * found.dice
 
 
-def _class_loss(logits: Tensor, truths: Sequence[Truth]) -> Tensor:
-    """Cross entropy (1 + C classes, background first) of the px that are known."""
-    target = torch.zeros(len(truths), *logits.shape[-2:], dtype=torch.int64, device=logits.device)
-    for labels, truth in zip(target, truths, strict=True):
-        for mask, label in zip(truth.masks, truth.labels, strict=True):
-            labels[mask] = label
-        labels[~truth.known] = _UNKNOWN
-    return F.cross_entropy(logits, target, ignore_index=_UNKNOWN)
+def _target_of(truths: Sequence[Truth], n_classes: int) -> Target:
+    """Maps of images whose classes are all annotated."""
+    every = [_maps_of(truth, np.ones(n_classes, bool)) for truth in truths]
+    device = truths[0].known.device
+    return Target(*(torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*every, strict=True)))
+
+
+def _maps_of(truth: Truth, annotated: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    masks = (truth.masks & truth.known).cpu().numpy()
+    numbers = np.arange(1, len(masks) + 1, dtype=np.int32)
+    labels = (masks * numbers[:, None, None]).max(axis=0)
+    class_of = np.concatenate([[0], truth.labels.cpu().numpy()])
+    return maps_of(labels, truth.known.cpu().numpy(), class_of, annotated)

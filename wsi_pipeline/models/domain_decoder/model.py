@@ -6,8 +6,6 @@ import torch
 
 from wsi_pipeline.models.builders import DTYPES, load_sam
 from wsi_pipeline.models.domain_decoder.decoder import KIND, MAP_SIZE, DecoderFacts, DomainMaps, load_domain_decoder
-from wsi_pipeline.models.domain_decoder.object_map import ObjectMap
-from wsi_pipeline.models.domain_decoder.splitting import SplitSettings, split_objects
 from wsi_pipeline.models.encoding import shared_encoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.placing import placed
@@ -61,15 +59,6 @@ class DomainModel:
             raise ValueError("the decoder looks at pairs of patches; the low ones are missing")
         high, low = self.encoder.encode(pairs.high, pairs.low)
         return self._decoder(_in_float32(high), low.embedding.float())
-
-    def split(self, maps: DomainMaps, number: int, settings: SplitSettings) -> list[ObjectMap]:
-        """The objects of class ``number`` on each of B patches."""
-        logits, distances = (part[:, number].cpu() for part in maps)
-        arrays = (part.numpy() for part in (logits, logits.sigmoid(), distances))
-        return [
-            ObjectMap(split_objects(probability, distance, settings), logit, probability)
-            for logit, probability, distance in zip(*arrays, strict=True)
-        ]
 
 
 def _in_float32(seen: EncoderOutput) -> EncoderOutput:

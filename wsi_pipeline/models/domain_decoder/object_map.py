@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from wsi_pipeline.models.domain_decoder.decoder import DomainMaps
+from wsi_pipeline.models.domain_decoder.splitting import SplitSettings, split_objects
 from wsi_pipeline.models.roles import Detections
 
 
@@ -22,6 +24,16 @@ class ObjectMap(NamedTuple):
     labels: np.ndarray
     logits: np.ndarray
     probability: np.ndarray
+
+
+def split_maps(maps: DomainMaps, number: int, settings: SplitSettings) -> list[ObjectMap]:
+    """The objects of class ``number``, from 0 on, on each of B patches."""
+    logits, distances = (part[:, number].cpu() for part in maps)
+    arrays = (part.numpy() for part in (logits, logits.sigmoid(), distances))
+    return [
+        ObjectMap(split_objects(probability, distance, settings), logit, probability)
+        for logit, probability, distance in zip(*arrays, strict=True)
+    ]
 
 
 def detections_of(seen: ObjectMap, px: float) -> Detections:

@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
+from wsi_pipeline.errors import WorkflowError
+from wsi_pipeline.models.backbones.vit import ViTEncoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.lora_sam.box_heads import BoxHeads, Found
+from wsi_pipeline.models.lora_sam.hidden_states import AggregatingEncoder
 from wsi_pipeline.models.lora_sam.model import LoraSam
-from wsi_pipeline.models.lora_sam.pyramid import strides
+from wsi_pipeline.models.lora_sam.pyramid import (
+    FeatureAggregator,
+    FeatureNeck,
+    LightAggregator,
+    SimpleFeaturePyramid,
+    strides,
+)
+from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.roles import Instances, MaskBatch
+from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.windows import CELLS, Windows
 
 
 class BoxedLoraSam(LoraSam):
-    """One that finds boxes and draws a mask for each.
+    """One that finds boxes on a feature pyramid and draws a mask for each.
 
     Attributes:
-        head: finds them.
+        neck: makes the pyramid of what the encoder gives.
+        head: finds the boxes; set by the subclass.
+
+    Raises:
+        WorkflowError: hidden states are wanted of an encoder whose blocks do not all see one map.
     """
 
     head: BoxHeads
+
+    def __init__(self, sam: Sam, settings: LoraSamSettings) -> None:
+        super().__init__(sam, settings)
+        pyramid = SimpleFeaturePyramid(settings.width, settings.finest)
+        self.neck = FeatureNeck(_aggregator(sam, settings), pyramid)
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"neck": self.neck, "head": self.head}
+
+    def encoder(self) -> nn.Module:
+        """As of any LoRA-SAM, and the aggregator where it looks at hidden states."""
+        if isinstance(self.neck.feature_aggregator, FeatureAggregator):
+            assert isinstance(self.image_encoder, ViTEncoder)
+            return AggregatingEncoder(self.image_encoder, self.neck.feature_aggregator)
+        return super().encoder()
 
     @property
     def strides(self) -> list[float]:
@@ -80,3 +110,21 @@ class BoxedLoraSam(LoraSam):
         logits = self._draw(image, mine, made[rows], windows)
         boxes, scores, labels = (part.cpu().numpy() for part in mine)
         return Instances(MaskBatch(logits, windows.corners(self.size), scores), boxes, scores, self.classes(labels))
+
+    def windows(self, boxes: np.ndarray, margin: float | None) -> Iterator[tuple[np.ndarray, Windows]]:
+        """Rows of boxes (n, 4) and their windows, those of one side together; ``margin`` as of ``instances``."""
+        if margin is None:
+            return Windows.whole(len(boxes)).by_side()
+        return Windows.around(boxes, margin, self.size).by_side()
+
+
+def _aggregator(sam: Sam, settings: LoraSamSettings) -> FeatureAggregator | LightAggregator:
+    if settings.features == "embedding":
+        return LightAggregator(settings.inner_width)
+    if not isinstance(sam.image_encoder, ViTEncoder):
+        raise WorkflowError(
+            f"{sam.variant.name} has no hidden states of one size",
+            where="features",
+            fix="Set it to embedding, or take vit-b, vit-l or vit-h",
+        )
+    return FeatureAggregator(sam.image_encoder.early_channels, len(sam.image_encoder.blocks))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from wsi_pipeline.models.lora_sam.instance import InstanceLoraSam
+from wsi_pipeline.models.lora_sam.mapped import MappedLoraSam
 from wsi_pipeline.models.lora_sam.model import LoraSam
 from wsi_pipeline.models.lora_sam.prompted import PromptedLoraSam
-from wsi_pipeline.models.lora_sam.semantic import SemanticLoraSam
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.sam import Sam
 
 _ROUTES: dict[str, type[LoraSam]] = {
     "anchor-prompter": PromptedLoraSam,
     "instance": InstanceLoraSam,
-    "semantic": SemanticLoraSam,
+    "domain-decoder": MappedLoraSam,
 }
 
 

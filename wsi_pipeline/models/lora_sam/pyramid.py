@@ -87,10 +87,9 @@ class SimpleFeaturePyramid(nn.Module):
     Args:
         width: channels of the levels.
         finest: how many of the fine ones to leave out; published: none.
-        finest_only: make no other level.
     """
 
-    def __init__(self, width: int = CHANNELS, finest: int = 0, *, finest_only: bool = False) -> None:
+    def __init__(self, width: int = CHANNELS, finest: int = 0) -> None:
         super().__init__()
         half, quarter = CHANNELS // 2, CHANNELS // 4
         if finest == 0:
@@ -102,22 +101,21 @@ class SimpleFeaturePyramid(nn.Module):
             )
         if finest <= 1:
             self.fpn2 = nn.Sequential(nn.ConvTranspose2d(CHANNELS, half, 2, 2))
-        channels = (quarter, half, CHANNELS, CHANNELS)[finest : finest + 1 if finest_only else None]
+        channels = (quarter, half, CHANNELS, CHANNELS)[finest:]
         self.lateral_convs = nn.ModuleList(_ConvNorm(count, width, 1) for count in channels)
         self.fpn_convs = nn.ModuleList(_ConvNorm(width, width, 3) for _ in channels)
-        self.finest, self.finest_only = finest, finest_only
+        self.finest = finest
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Levels (B, width, ...) of x (B, 256, h, w), the finest first."""
         resized = [self.fpn1(x)] if self.finest == 0 else []
         resized += [self.fpn2(x)] if self.finest <= 1 else []
         resized += [x, F.max_pool2d(x, 2)]
-        wanted = resized[:1] if self.finest_only else resized
         levels = [
             smooth(lateral(one))
-            for one, lateral, smooth in zip(wanted, self.lateral_convs, self.fpn_convs, strict=True)
+            for one, lateral, smooth in zip(resized, self.lateral_convs, self.fpn_convs, strict=True)
         ]
-        return levels if self.finest_only else [*levels, levels[-1][..., ::2, ::2]]
+        return [*levels, levels[-1][..., ::2, ::2]]
 
 
 class FeatureNeck(nn.Module):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wsi_pipeline.settings import Section
 
-Route = Literal["anchor-prompter", "instance", "semantic"]
-"""The decoders: SAM's own, asked by a learned prompter; those of Mask R-CNN; a class for every px."""
+Route = Literal["anchor-prompter", "instance", "domain-decoder"]
+"""The decoders: SAM's own, asked by a learned prompter; those of Mask R-CNN; maps of px and distances."""
 Projection = Literal["q", "k", "v"]
 
 
@@ -28,7 +28,7 @@ class LoraSamParts(AdapterSettings):
     """An adapter and what stands on it."""
 
     route: Route = Field(
-        "anchor-prompter", description="who draws: anchor-prompter, instance (Mask R-CNN) or semantic (regions)"
+        "anchor-prompter", description="who draws: anchor-prompter, instance (Mask R-CNN) or domain-decoder"
     )
     features: Literal["embedding", "hidden-states"] = Field(
         "embedding", description="what the pyramid is made of; hidden-states need a plain ViT"
@@ -40,6 +40,12 @@ class LoraSamParts(AdapterSettings):
     )
     points: int = Field(5, ge=1, description="anchor-prompter: prompt tokens of a box (K)")
     box_width: int = Field(1024, ge=16, description="width of the layers that judge boxes")
+
+    @model_validator(mode="after")
+    def _hidden_states_need_a_pyramid(self) -> Self:
+        if self.route == "domain-decoder" and self.features != "embedding":
+            raise ValueError("the domain decoder looks at the embedding; set features to it, or take another route")
+        return self
 
 
 class LoraSamSettings(LoraSamParts):
