@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -12,8 +11,8 @@ from benchmarks import finding
 from benchmarks.finding.page import render
 from benchmarks.finding.study import Options, run
 from benchmarks.heads.subjects import parse_heads
+from benchmarks.pages import leave
 from wsi_pipeline.errors import WsiPipelineError
-from wsi_pipeline.files import beside
 
 
 def main() -> None:
@@ -46,21 +45,9 @@ def main() -> None:
             embeddings=given.cache_embeddings,
         )
         found = run(options)
+        leave(found, render(found), json_file=given.json, page_file=given.write)
     except (WsiPipelineError, ValueError) as error:
         parser.error(str(error))
-    if given.json:
-        _write(given.json, json.dumps(found, indent=1) + "\n")
-    page = render(found)
-    if given.write:
-        _write(given.write, page)
-    else:
-        print(page)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with beside(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

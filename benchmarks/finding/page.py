@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.pages import table
+
 HEADINGS = {
     "pq": "PQ",
     "f1": "F1 = DQ",
@@ -36,15 +38,12 @@ def _intro(found: Mapping[str, Any]) -> str:
 
 def _tables(found: Mapping[str, Any]) -> list[str]:
     titles = next(iter(found["scores"].values()))
-    return [_table(title, {name: scores[title] for name, scores in found["scores"].items()}) for title in titles]
+    return [_way_table(title, {name: scores[title] for name, scores in found["scores"].items()}) for title in titles]
 
 
-def _table(title: str, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    lines = [f"## {'All tiles' if title == 'all' else title}", ""]
-    lines += ["| way | " + " | ".join(HEADINGS.values()) + " |", "| --- " * (len(HEADINGS) + 1) + "|"]
-    for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(row[metric]) for metric in HEADINGS) + " |")
-    return "\n".join(lines)
+def _way_table(title: str, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    cells = ([name, *(_cell(row[metric]) for metric in HEADINGS)] for name, row in rows.items())
+    return f"## {'All tiles' if title == 'all' else title}\n\n{table(['way', *HEADINGS.values()], cells)}"
 
 
 def _differences(differences: Mapping[str, Any]) -> str:
@@ -54,13 +53,13 @@ def _differences(differences: Mapping[str, Any]) -> str:
         "In points: from the classical detector with the same segmenter, or with ellipses where there is none; from the"
         f" detector with the bare backbone; and from *{differences['base']}*, its best way.",
         "",
-        "| way | like with like | from the bare backbone | from its best way |",
-        "| --- | --- | --- | --- |",
     ]
-    for name in differences["alike"]:
-        cells = [_points(differences[what][name]) for what in ("alike", "bare", "best")]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    heading = ["way", "like with like", "from the bare backbone", "from its best way"]
+    rows = (
+        [name, *(_points(differences[what][name]) for what in ("alike", "bare", "best"))]
+        for name in differences["alike"]
+    )
+    return "\n".join([*lines, table(heading, rows)])
 
 
 def _adapted(adapted: Mapping[str, Mapping[str, Any]]) -> str:
@@ -71,14 +70,12 @@ def _adapted(adapted: Mapping[str, Mapping[str, Any]]) -> str:
         "LoRA-SAM, trained alike with adapters of several ranks on the same tiles. Differences in points, over all"
         f" tiles, from *{base}*, whose encoder is as it was.",
         "",
-        "| way | adapter | of the encoder | heads | Dice | PQ |",
-        "| --- | --- | --- | --- | --- | --- |",
     ]
+    rows = []
     for name, one in adapted.items():
         minus = [_points(one["minus"][metric]) if name != base else "" for metric in ("dice", "pq")]
-        sizes = [f"{one['adapter']:,}", f"{one['share']:.2%}", f"{one['rest']:,}"]
-        lines.append(f"| {name} | " + " | ".join([*sizes, *minus]) + " |")
-    return "\n".join(lines)
+        rows.append([name, f"{one['adapter']:,}", f"{one['share']:.2%}", f"{one['rest']:,}", *minus])
+    return "\n".join([*lines, table(["way", "adapter", "of the encoder", "heads", "Dice", "PQ"], rows)])
 
 
 def _points(estimate: Sequence[float]) -> str:

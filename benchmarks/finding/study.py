@@ -116,10 +116,9 @@ def split_of(options: Options, size: int) -> tuple[SplitSettings, float | None]:
     if options.twin is None:
         workflow = load_workflow("nuclei-decoder")
         assert isinstance(workflow.prompts, DomainDecoderPrompts)
-        threshold, prominence, area = (
-            getattr(workflow.prompts, key) for key in ("threshold", "prominence", "min_area")
-        )
-        return SplitSettings(threshold, prominence, min_area=area / workflow.mpp**2), None
+        prompts = workflow.prompts
+        area = prompts.min_area / workflow.mpp**2
+        return SplitSettings(prompts.threshold, prompts.prominence, min_area=area), None
     untuned = prompter_for(tuned(options.twin, SplitSettings()), options.embeddings)
     return choose_split(nuclei_tiles(options.data, TRAIN, groups_of(options.twin)), untuned, size)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -12,8 +11,8 @@ from benchmarks import heads
 from benchmarks.heads.page import render
 from benchmarks.heads.study import Options, run
 from benchmarks.heads.subjects import parse_heads
+from benchmarks.pages import leave
 from wsi_pipeline.errors import WsiPipelineError
-from wsi_pipeline.files import beside
 
 
 def main() -> None:
@@ -36,17 +35,9 @@ def main() -> None:
     torch.set_num_threads(1)  # sums depend on how they are split
     try:
         found = run(Options(given.data, compared, given.limit, given.cache_embeddings))
+        leave(found, render(found, command_of(given, compared)), json_file=given.json, page_file=given.write)
     except WsiPipelineError as error:
         parser.error(str(error))
-    if given.json:
-        with beside(given.json) as partial:
-            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    page = render(found, command_of(given, compared))
-    if given.write:
-        with beside(given.write) as partial:
-            partial.write_text(page, encoding="utf-8")
-    else:
-        print(page)
 
 
 def command_of(given: argparse.Namespace, compared: dict[str, Path | None]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.pages import interval, table
+
 METRICS = {
     "dice": "Dice",
     "iou": "IoU",
@@ -83,9 +85,9 @@ def _models(found: Mapping[str, Any]) -> str:
     rows = [
         (f"`{name}`", _files(model["files"]), _knowledge(model["knows"])) for name, model in found["models"].items()
     ]
-    table = _table(("model", "weights, with the beginning of their SHA-256", "groups of these tiles it knows"), rows)
+    listed = table(("model", "weights, with the beginning of their SHA-256", "groups of these tiles it knows"), rows)
     sentences = _left_out(found)
-    return f"## What is compared\n\n{table}\n\n{sentences}".rstrip()
+    return f"## What is compared\n\n{listed}\n\n{sentences}".rstrip()
 
 
 def _files(files: Mapping[str, Mapping[str, str]]) -> str:
@@ -125,7 +127,7 @@ def _means(found: Mapping[str, Any]) -> Iterable[str]:
             for name, by_way in found["means"].items()
             if way in by_way
         ]
-        yield f"## {title}\n\n{_table(heading, rows)}"
+        yield f"## {title}\n\n{table(heading, rows)}"
 
 
 def _differences(found: Mapping[str, Any]) -> Iterable[str]:
@@ -140,8 +142,8 @@ def _differences(found: Mapping[str, Any]) -> Iterable[str]:
     )
     for base, by_name in found["differences"].items():
         if by_name:
-            rows = [(_who(name), *map(_interval, values.values())) for name, values in by_name.items()]
-            yield f"Minus {_who(base)}:\n\n{_table(['who', *next(iter(by_name.values()))], rows)}"
+            rows = [(_who(name), *map(interval, values.values())) for name, values in by_name.items()]
+            yield f"Minus {_who(base)}:\n\n{table(['who', *next(iter(by_name.values()))], rows)}"
 
 
 def _ablation(found: Mapping[str, Any]) -> Iterable[str]:
@@ -152,14 +154,14 @@ def _ablation(found: Mapping[str, Any]) -> Iterable[str]:
     for name, one in changes.items():
         differences = one.get("differences", {})
         cells = (
-            f"{value:.3f}" + (f"<br>{_interval(differences[measure])}" if differences else "")
+            f"{value:.3f}" + (f"<br>{interval(differences[measure])}" if differences else "")
             for measure, value in one["values"].items()
         )
         rows.append((CHANGED[name], *cells))
     yield (
         "## Parts of WSI-SAM\n\nThe same trained heads with one part taken out when they are asked, not trained without"
         " it. SAM's mask, to which theirs is added, stays. Below each value its difference from the whole.\n\n"
-        + _table(["without", *changes["whole"]["values"]], rows)
+        + table(["without", *changes["whole"]["values"]], rows)
     )
 
 
@@ -169,13 +171,3 @@ def _who(name: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:g} %"
-
-
-def _interval(estimate: Sequence[float | None]) -> str:
-    value, low, high = estimate
-    return f"{value:+.3f}" if low is None else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from benchmarks.learning_curve.annotators import TrueBoxes, redrawn
 from benchmarks.learning_curve.page import render
 from benchmarks.learning_curve.picture import picture
 from benchmarks.learning_curve.runs import BATCH, STEPS, VARIANTS, joined, measured, trained
-from wsi_pipeline.files import beside
+from benchmarks.pages import leave
 from wsi_pipeline.training.data.samples import SampleSource
 from wsi_pipeline.training.data.tiles import open_tiles
 from wsi_pipeline.training.sources import TRAIN, VALIDATION
@@ -35,19 +34,15 @@ def main() -> None:
         description=learning_curve.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
-    parser.add_argument("--json", type=Path, required=True, help="all numbers")
+    parser.add_argument("--json", type=Path, help="all numbers")
     parser.add_argument("--picture", type=Path, help="PNG")
-    parser.add_argument("--write", type=Path, help="the page")
+    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
     parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in, for all runs")
     given = parser.parse_args()
     torch.set_num_threads(1)  # sums depend on how they are split
     with tempfile.TemporaryDirectory() as folder:
         found = run(given.data, Path(folder), given.cache_embeddings or Path(folder) / "embeddings")
-    with beside(given.json) as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if given.write:
-        with beside(given.write) as partial:
-            partial.write_text(render(found), encoding="utf-8")
+    leave(found, render(found), json_file=given.json, page_file=given.write)
     if given.picture:
         picture(found["scores"]).save(given.picture, optimize=True)
 

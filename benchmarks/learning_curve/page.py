@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.pages import table
+
 
 def render(curve: Mapping[str, Any]) -> str:
     """Markdown of what ``run`` gave."""
@@ -20,7 +22,7 @@ def render(curve: Mapping[str, Any]) -> str:
         "",
         "![Dice and PQ by number of tiles](../images/learning-curve.png)",
         "",
-        *_seeds("training tiles", curve["scores"]),
+        _seeds("training tiles", curve["scores"]),
         "",
         "## Whether SAM may annotate",
         "",
@@ -28,17 +30,16 @@ def render(curve: Mapping[str, Any]) -> str:
         " annotated nucleus; and with its masks for the boxes of the classical detector, which nobody looked at."
         " Points are left out: LiteMedSAM was trained on boxes alone.",
         "",
-        *_seeds("annotations", curve["annotators"]),
+        _seeds("annotations", curve["annotators"]),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _seeds(heading: str, scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    lines = [f"| {heading} | Dice | PQ |", "| --- | --- | --- |"]
-    for name, rows in scores.items():
-        cells = [_spread([row[metric] for row in rows]) for metric in ("dice", "pq")]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+def _seeds(heading: str, scores: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    cells = {
+        name: [_spread([row[metric] for row in rows]) for metric in ("dice", "pq")] for name, rows in scores.items()
+    }
+    return table([heading, "Dice", "PQ"], ([name, *spreads] for name, spreads in cells.items()))
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
 from benchmarks import wide
+from benchmarks.pages import leave
 from benchmarks.wide.page import render
 from benchmarks.wide.study import Options, run
 from wsi_pipeline.errors import WsiPipelineError
-from wsi_pipeline.files import beside
 
 
 def main() -> None:
@@ -33,19 +32,11 @@ def main() -> None:
     options = Options(
         given.data, given.slide, given.steps, given.lessons, given.limit, given.cache_embeddings, given.weights
     )
-    for path in filter(None, (given.write, given.json, given.weights)):
-        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         found = run(options)
+        leave(found, render(found, command_of(options)), json_file=given.json, page_file=given.write)
     except (WsiPipelineError, ValueError) as error:
         parser.error(str(error))
-    if given.json:
-        _write(given.json, json.dumps(found, indent=1) + "\n")
-    page = render(found, command_of(options))
-    if given.write:
-        _write(given.write, page)
-    else:
-        print(page)
 
 
 def command_of(options: Options) -> str:
@@ -55,11 +46,6 @@ def command_of(options: Options) -> str:
     words += [f"--steps {options.steps} --lessons {options.lessons}"]
     words += [f"--limit {options.limit}"] if options.limit else []
     return " ".join([*words, "--write docs/reference/wide-encoder.md"])
-
-
-def _write(path: Path, text: str) -> None:
-    with beside(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from benchmarks.pages import interval, table
 
 LIMIT = 0.02
 """Dice that a faster encoder may lose, of nuclei and of larger objects."""
@@ -75,13 +76,13 @@ def _dice(found: Mapping[str, Any]) -> str:
         who = f"student, {name} steps" if name in found["losses"] else name
         rows.append([who, *(f"{row[one]:.3f}" for one in sets), "" if loss is None else f"{loss:.3f}"])
     families = next(iter(found["differences"].values()))
-    differences = [[f"{steps} steps", *map(_interval, row.values())] for steps, row in found["differences"].items()]
+    differences = [[f"{steps} steps", *map(interval, row.values())] for steps, row in found["differences"].items()]
     bootstrap = found["how"]["bootstrap"]
     return (
         f"## Dice\n\nMeans over objects, with tight boxes. The loss is the mean over the steps since the row above.\n\n"
-        f"{_table(heading, rows)}\n\nThe student's minus the teacher's, with {100 * bootstrap['confidence']:g} %"
+        f"{table(heading, rows)}\n\nThe student's minus the teacher's, with {100 * bootstrap['confidence']:g} %"
         f" intervals from {bootstrap['replicates']} paired bootstrap draws of whole groups (seed {bootstrap['seed']});"
-        f" there are few groups, so they are too narrow.\n\n{_table(['student', *families], differences)}"
+        f" there are few groups, so they are too narrow.\n\n{table(['student', *families], differences)}"
     )
 
 
@@ -111,13 +112,3 @@ def _how(found: Mapping[str, Any]) -> str:
         f" {minutes['teacher']:.0f} CPU-minutes for the answers, {minutes['student']:.0f} for the steps.",
     ]
     return "## How\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _interval(estimate: Sequence[float]) -> str:
-    value, low, high = estimate
-    return f"{value:+.3f}" if math.isnan(low) else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

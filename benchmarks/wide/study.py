@@ -176,6 +176,7 @@ def _speed(teacher: BatchedSegmenter, student: BatchedSegmenter) -> dict[str, fl
 
 
 def _write_encoder(student: Sam, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in student.image_encoder.state_dict().items()}
     with beside(path) as partial:
         partial.write_bytes(save(state))

@@ -262,11 +262,11 @@ def domain_decoder_of(path: Path, backbone: str = "lite-medsam", **changes: Any)
     return str(path)
 
 
-MAPPED = {"lora.route": "domain-decoder", "classes": ["nucleus"]}
+WITH_DOMAIN_DECODER = {"lora.route": "domain-decoder", "classes": ["nucleus"]}
 
 
 def test_scores_are_those_of_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, head = head_of(**MAPPED)
+    recipe, head = head_of(**WITH_DOMAIN_DECODER)
     (part,) = PatchBatches(recipe, Joined([Scene()]), CPU).validation(2)
     logits = 12 - part.pixels[:, :1] / 10
     monkeypatch.setattr(head.module, "maps", lambda seen: DomainMaps(logits, (logits > 0).float()))
@@ -290,8 +290,8 @@ def test_touching_objects_are_told_apart_in_the_maps_it_learns_from() -> None:
 
 
 def test_the_head_starts_from_a_trained_decoder(tmp_path: Path) -> None:
-    _, random = head_of(**MAPPED)
-    _, head = head_of(**MAPPED, decoder=domain_decoder_of(tmp_path / "decoder.safetensors"))
+    _, random = head_of(**WITH_DOMAIN_DECODER)
+    _, head = head_of(**WITH_DOMAIN_DECODER, decoder=domain_decoder_of(tmp_path / "decoder.safetensors"))
     weights = head.module.head.state_dict()
     assert any(not torch.equal(value, weights[key]) for key, value in random.module.head.state_dict().items())
     with torch.random.fork_rng(devices=[]):
@@ -303,14 +303,14 @@ def test_the_head_starts_from_a_trained_decoder(tmp_path: Path) -> None:
 
 
 def test_a_card_names_files_without_their_folders() -> None:
-    told = recipe_of(**MAPPED, decoder="my/folder/decoder.safetensors").on_card()
+    told = recipe_of(**WITH_DOMAIN_DECODER, decoder="my/folder/decoder.safetensors").on_card()
     assert (told["decoder"], told["weights"]) == ("decoder.safetensors", None)
 
 
 def test_a_decoder_of_something_else_is_refused(tmp_path: Path) -> None:
     for number, changes in enumerate(({"classes": ("gland",)}, {"context_factor": 2.0}, {"backbone": "vit-b"})):
         with pytest.raises(TrainingError, match=r"is for .* not .*Set the recipe's keys to fit"):
-            head_of(**MAPPED, decoder=domain_decoder_of(tmp_path / f"{number}.safetensors", **changes))
+            head_of(**WITH_DOMAIN_DECODER, decoder=domain_decoder_of(tmp_path / f"{number}.safetensors", **changes))
     with pytest.raises(TrainingError, match=r"decoder: the route instance has no domain decoder"):
         recipe_of(**{"lora.route": "instance", "decoder": "anything"})
 

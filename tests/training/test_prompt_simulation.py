@@ -24,8 +24,8 @@ from wsi_pipeline.training.prompt_simulation import (
     PromptGroup,
     PromptRecipe,
     PromptSimulator,
-    around,
     jittered_boxes,
+    neighbourhood,
     points_inside,
     spoilt_masks,
     tight_boxes,
@@ -358,7 +358,7 @@ def test_geometry_never_waits_for_the_device(make: Callable[[Tensor], object]):
 
 def test_masks_come_with_boxes_and_boxes_with_points_as_often_as_wanted():
     count = 4000
-    groups = as_in_use(with_box=0.25).draw(objects(1).repeat(count, 1, 1, 1), seeded())
+    groups = as_in_use(combined=0.25).draw(objects(1).repeat(count, 1, 1, 1), seeded())
     shares = {}
     for images, prompts in groups:
         given = {"box": prompts.boxes, "point": prompts.points, "mask": prompts.masks}
@@ -400,7 +400,7 @@ def test_points_lie_at_px_centres_of_their_object_and_negative_ones_beside_it():
     x, y = prompts.points.long().unbind(-1)
     image, row = torch.arange(50)[:, None, None], torch.arange(2)[None, :, None]
     assert torch.equal(targets[image, row, y, x][given], prompts.point_labels[given].float())
-    assert around(targets > 0.5)[image, row, y, x][given].all()
+    assert neighbourhood(targets > 0.5)[image, row, y, x][given].all()
     with_negative = (prompts.point_labels == 0).any(-1).float().mean()
     assert with_negative == pytest.approx(0.5, abs=0.15)
 
@@ -410,7 +410,7 @@ def test_around_an_object_is_its_box_grown_by_half():
     inside[..., 8:12, 10:18] = True
     expected = torch.zeros_like(inside)
     expected[..., 6:14, 6:22] = True
-    assert torch.equal(around(inside), expected)
+    assert torch.equal(neighbourhood(inside), expected)
 
 
 def test_masks_have_the_values_of_the_recipe_and_smooth_noise_comes_in_patches():

@@ -31,7 +31,7 @@ from wsi_pipeline.training.known_px import logits_where_known, sampled_loss, unc
 from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
 from wsi_pipeline.training.prompt_simulation import tight_boxes
-from wsi_pipeline.training.prompted_batches import FARTHER, PromptedBatches, prompts_of
+from wsi_pipeline.training.prompted_batches import POINT_REACH, PromptedBatches, prompts_of
 from wsi_pipeline.training.prompted_head import PromptedHead
 from wsi_pipeline.training.recipe import Optimiser, Recipe, load_recipe
 from wsi_pipeline.training.result import write_result
@@ -249,7 +249,7 @@ def test_windows_are_around_boxes_and_wider_around_what_only_points_are_in(tmp_p
     recipe = load_recipe("hq-sam", None, {"batch": 4, "objects": 3, "judged": False})
     source = Joined([open_tiles(_several_squares(tmp_path, patients))], judged=False)
     near, far = (
-        PromptedBatches(recipe, source, _nothing_seen, CPU, margin=margin) for margin in (0.25, 0.25 * FARTHER)
+        PromptedBatches(recipe, source, _nothing_seen, CPU, margin=margin) for margin in (0.25, 0.25 * POINT_REACH)
     )
     kinds = set()
     for epoch in range(1, 9):
@@ -262,7 +262,7 @@ def test_windows_are_around_boxes_and_wider_around_what_only_points_are_in(tmp_p
             assert (4 * windows.rows[..., 0] <= boxes[..., 1]).all()
             assert (4 * windows.rows[..., -1] + 4 >= boxes[..., 3]).all()
             if prompts.boxes is None:
-                assert windows.rows.shape[-1] == windows_around(boxes, 0.25 * FARTHER, 256).rows.shape[-1]
+                assert windows.rows.shape[-1] == windows_around(boxes, 0.25 * POINT_REACH, 256).rows.shape[-1]
             else:
                 assert windows.rows.shape[-1] < wide.windows.high.rows.shape[-1]
             assert prompts.leading == part.batch.high.targets.shape[:2]

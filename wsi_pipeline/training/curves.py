@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 TABLE, EVENTS = "curves.csv", "tensorboard"
-_NO_CURVE = ("epoch",)
 
 
 class Curves:
@@ -64,7 +63,7 @@ def _writer_for(folder: Path) -> SummaryWriter:
 
 def _tell(writer: SummaryWriter, row: dict[str, Any]) -> None:
     for name, value in row.items():
-        if value is not None and name not in _NO_CURVE:
+        if value is not None and name != "epoch":
             writer.add_scalar(name, value, row["epoch"])
 
 

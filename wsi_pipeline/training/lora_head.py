@@ -14,8 +14,8 @@ from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.builders import load_lora_sam, load_sam
 from wsi_pipeline.models.lora_sam.box_heads import Truth
 from wsi_pipeline.models.lora_sam.build import build_lora_sam
+from wsi_pipeline.models.lora_sam.domain_decoder import DomainDecoderLoraSam
 from wsi_pipeline.models.lora_sam.file import KIND, Facts, state_of
-from wsi_pipeline.models.lora_sam.mapped import MappedLoraSam
 from wsi_pipeline.models.lora_sam.model import LoraSam
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.resolve import lora_sam_plan, sam_plan
@@ -69,7 +69,7 @@ class LoraHead(Head[PatchBatch]):
 
     def _take_decoder(self, model: LoraSam, decoder: str) -> None:
         """Put a trained decoder in the place of the random one."""
-        assert isinstance(model, MappedLoraSam)
+        assert isinstance(model, DomainDecoderLoraSam)
         facts = replace(model.head.facts, backbone=self._recipe.backbone)
         model.head, self.plan = start_decoder(decoder, facts, self.plan)
 

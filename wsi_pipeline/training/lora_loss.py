@@ -11,7 +11,7 @@ from torch import Tensor
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.lora_sam.box_heads import Shown, Truth
 from wsi_pipeline.models.lora_sam.boxed import BoxedLoraSam
-from wsi_pipeline.models.lora_sam.mapped import MappedLoraSam
+from wsi_pipeline.models.lora_sam.domain_decoder import DomainDecoderLoraSam
 from wsi_pipeline.models.lora_sam.model import LoraSam
 from wsi_pipeline.training.domain_loss import domain_loss
 from wsi_pipeline.training.domain_target import Target, maps_of
@@ -34,7 +34,7 @@ def lora_losses(
         dice: weight of Dice beside the masks' cross entropy; RSPrompter has 0.
     """
     seen = model.encode(pixels)
-    if isinstance(model, MappedLoraSam):
+    if isinstance(model, DomainDecoderLoraSam):
         return {"loss_maps": domain_loss(model.maps(seen), _target_of(truths, model.settings.n_classes))}
     assert isinstance(model, BoxedLoraSam)
     levels = model.neck(seen)
@@ -71,14 +71,14 @@ def _mask_loss(
 
 def _target_of(truths: Sequence[Truth], n_classes: int) -> Target:
     """Maps of images whose classes are all annotated."""
-    every = [_maps_of(truth, np.ones(n_classes, bool)) for truth in truths]
+    every = [_maps_of(truth, n_classes) for truth in truths]
     device = truths[0].known.device
     return Target(*(torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*every, strict=True)))
 
 
-def _maps_of(truth: Truth, annotated: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _maps_of(truth: Truth, n_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     masks = (truth.masks & truth.known).cpu().numpy()
     numbers = np.arange(1, len(masks) + 1, dtype=np.int32)
     labels = (masks * numbers[:, None, None]).max(axis=0)
     class_of = np.concatenate([[0], truth.labels.cpu().numpy()])
-    return maps_of(labels, truth.known.cpu().numpy(), class_of, annotated)
+    return maps_of(labels, truth.known.cpu().numpy(), class_of, np.ones(n_classes, bool))

@@ -55,7 +55,7 @@ class PromptRecipe:
         weights_without_points: of the kinds in that case.
         to_edges: boxes end at the far edges of the last px, as drawn ones do, and points lie at centres of px;
             published: at these px's numbers.
-        with_box: how often points come with the object's box, and masks with points; such masks come with their own
+        combined: how often points come with the object's box, and masks with points; such masks come with their own
             box. 0: never together, as published.
         smooth: how often a mask is spoilt in patches, as drawn outlines and a model's own masks are, not px by px.
 
@@ -72,7 +72,7 @@ class PromptRecipe:
     pad_points: bool = True
     vary_points: bool = False
     negative: float = 0.0
-    with_box: float = 0.0
+    combined: float = 0.0
     smooth: float = 0.0
 
     def __post_init__(self) -> None:
@@ -177,8 +177,8 @@ class PromptSimulator:
         shares = torch.tensor([weights.box, weights.point, weights.mask], dtype=torch.float32, device=generator.device)
         drawn = torch.multinomial(shares, len(targets), replacement=True, generator=generator)
         asked = 1 << drawn
-        if self.recipe.with_box:
-            also = uniform(drawn.shape, generator, drawn.device) < self.recipe.with_box
+        if self.recipe.combined:
+            also = uniform(drawn.shape, generator, drawn.device) < self.recipe.combined
             box, point, mask = (1 << number for number in range(len(KINDS)))
             asked = torch.where(drawn == KINDS.index("mask"), mask + box + point * also, asked | box * also)
         return asked
@@ -191,35 +191,28 @@ class PromptSimulator:
         return self.recipe.weights if equal else self.recipe.weights_without_points
 
     def _boxes(self, targets: Tensor, generator: torch.Generator) -> Tensor:
-        boxes = tight_boxes(targets > INSIDE)
-        if self.recipe.to_edges:
-            boxes[..., 2:] += 1
+        inside = targets > INSIDE
+        boxes = boxes_to_edges(inside) if self.recipe.to_edges else tight_boxes(inside)
         draw = uniform(boxes.shape, generator, boxes.device)
         return jittered_boxes(boxes, draw, self.recipe.jitter, targets.shape[-1])
 
     def _boxes_of(self, masks: Tensor, size: int) -> Tensor:
         """Tight boxes of mask prompts, px of patches of ``size``."""
-        boxes = tight_boxes(masks > sum(self.recipe.mask_values) / 2)
-        boxes[..., 2:] += 1
-        return boxes * (size / self.mask_size)
+        return boxes_to_edges(masks > sum(self.recipe.mask_values) / 2) * (size / self.mask_size)
 
     def _points(self, targets: Tensor, generator: torch.Generator, *, alone: bool) -> tuple[Tensor, Tensor]:
         """(B, P, K, 2) points and (B, P, K) labels; 2 K of them where some lie outside."""
         inside, recipe = targets > INSIDE, self.recipe
-        points, labels = points_inside(inside, self._keys(inside, generator), recipe.points)
+        points, labels = points_inside(inside, uniform(inside.shape, generator, inside.device), recipe.points)
         if recipe.vary_points:
-            labels = _some(labels, 1 if alone else 0, generator)
+            labels = _keep_some(labels, 1 if alone else 0, generator)
         if recipe.negative:
-            near = around(inside) & ~inside
-            outside, taken = points_inside(near, self._keys(near, generator), recipe.points)
+            near = neighbourhood(inside) & ~inside
+            outside, taken = points_inside(near, uniform(near.shape, generator, near.device), recipe.points)
             often = uniform(taken.shape[:2], generator, taken.device) < recipe.negative
-            taken = _some(taken, 1, generator).where(often.unsqueeze(-1), -1)
+            taken = _keep_some(taken, 1, generator).where(often.unsqueeze(-1), -1)
             points, labels = torch.cat([points, outside], dim=2), torch.cat([labels, taken.where(taken < 0, 0)], dim=2)
         return (points + 0.5 if recipe.to_edges else points), labels
-
-    @staticmethod
-    def _keys(inside: Tensor, generator: torch.Generator) -> Tensor:
-        return uniform(inside.shape, generator, inside.device)
 
     def _masks(self, targets: Tensor, generator: torch.Generator) -> Tensor:
         small = F.interpolate(targets.float(), (self.mask_size, self.mask_size), mode="bilinear", align_corners=False)
@@ -239,7 +232,7 @@ class PromptSimulator:
         return smooth.where(often[..., None, None], noise)
 
 
-def _some(labels: Tensor, fewest: int, generator: torch.Generator) -> Tensor:
+def _keep_some(labels: Tensor, fewest: int, generator: torch.Generator) -> Tensor:
     """Labels (B, P, K) of a number of points drawn for each prompt, from ``fewest`` to K; -1 after these."""
     count = labels.shape[-1]
     draw = uniform(labels.shape[:-1], generator, labels.device).unsqueeze(-1)
@@ -247,10 +240,9 @@ def _some(labels: Tensor, fewest: int, generator: torch.Generator) -> Tensor:
     return labels.where(torch.arange(count, device=labels.device) < wanted, -1)
 
 
-def around(inside: Tensor) -> Tensor:
+def neighbourhood(inside: Tensor) -> Tensor:
     """Px of masks (B, P, H, W) bool that lie within their boxes grown by half of their size on every side."""
-    boxes = tight_boxes(inside)
-    boxes[..., 2:] += 1
+    boxes = boxes_to_edges(inside)
     grown = (boxes[..., 2:] - boxes[..., :2]) / 2
     first, last = (boxes[..., :2] - grown)[..., None], (boxes[..., 2:] + grown)[..., None]
     across, down = (torch.arange(side, device=inside.device) + 0.5 for side in (inside.shape[-1], inside.shape[-2]))
@@ -271,6 +263,13 @@ def tight_boxes(inside: Tensor) -> Tensor:
         ends.append((hit.argmax(-1), hit.shape[-1] - 1 - hit.flip(-1).argmax(-1)))
     (left, right), (top, bottom) = ends
     return torch.stack([left, top, right, bottom], dim=-1).float()
+
+
+def boxes_to_edges(inside: Tensor) -> Tensor:
+    """The same boxes with the far edges of the last column and row, as drawn ones have."""
+    boxes = tight_boxes(inside)
+    boxes[..., 2:] += 1
+    return boxes
 
 
 def jittered_boxes(boxes: Tensor, draw: Tensor, scale: float, size: int) -> Tensor:

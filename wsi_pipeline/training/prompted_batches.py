@@ -20,7 +20,7 @@ from wsi_pipeline.training.prompt_simulation import KindWeights, PromptRecipe, P
 from wsi_pipeline.training.recipe import PromptedRecipe
 from wsi_pipeline.training.sources import Joined
 
-FARTHER = 3
+POINT_REACH = 3
 """How many times as far windows reach where no box says how large the object is. In use there are none then; whole
 patches, four times as slow, taught less about points in the same time."""
 
@@ -118,7 +118,7 @@ class PromptedBatches:
             return PairWindows()
         boxes, margin = high.boxes, self._margin
         if boxes is None:
-            boxes, margin = tight_boxes(batch.high.targets > INSIDE), margin * FARTHER
+            boxes, margin = tight_boxes(batch.high.targets > INSIDE), margin * POINT_REACH
         size = self._patches.size
         low = PromptTensors(boxes=boxes).in_low_patch(size, self._recipe.context_factor).boxes
         assert low is not None
@@ -148,6 +148,6 @@ def prompts_of(recipe: PromptedRecipe) -> PromptRecipe:
         vary_points=True,
         negative=shares.negative,
         mask_values=(-COARSE_LOGIT, COARSE_LOGIT),
-        with_box=shares.with_box,
+        combined=shares.combined,
         smooth=shares.smooth,
     )

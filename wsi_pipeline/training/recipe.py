@@ -41,7 +41,7 @@ class PromptShares(Section):
     box: float = Field(1, ge=0)
     point: float = Field(1, ge=0)
     mask: float = Field(1, ge=0)
-    with_box: float = Field(
+    combined: float = Field(
         0.3, ge=0, le=1, description="how often points come with a box, and masks, which then always do, with points"
     )
     jitter: float = Field(0.1, ge=0, le=1, description="of boxes, a share of their size")
@@ -135,8 +135,8 @@ class PromptedRecipe(FrozenRecipe):
         super().check()
         if not self.prompts.kinds:
             raise TrainingError("no prompts are ever drawn", where="prompts", fix="Raise box, point or mask")
-        if self.prompts.mask and self.prompts.with_box and not self.prompts.box:
-            fix = "Raise box, or set mask or with_box to 0"
+        if self.prompts.mask and self.prompts.combined and not self.prompts.box:
+            fix = "Raise box, or set mask or combined to 0"
             raise TrainingError("masks come with boxes, which are never drawn alone", where="prompts", fix=fix)
 
 

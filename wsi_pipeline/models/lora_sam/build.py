@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from wsi_pipeline.models.lora_sam.domain_decoder import DomainDecoderLoraSam
 from wsi_pipeline.models.lora_sam.instance import InstanceLoraSam
-from wsi_pipeline.models.lora_sam.mapped import MappedLoraSam
 from wsi_pipeline.models.lora_sam.model import LoraSam
 from wsi_pipeline.models.lora_sam.prompted import PromptedLoraSam
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
@@ -12,7 +12,7 @@ from wsi_pipeline.models.sam import Sam
 _ROUTES: dict[str, type[LoraSam]] = {
     "anchor-prompter": PromptedLoraSam,
     "instance": InstanceLoraSam,
-    "domain-decoder": MappedLoraSam,
+    "domain-decoder": DomainDecoderLoraSam,
 }
 
 

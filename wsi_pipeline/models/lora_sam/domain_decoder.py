@@ -19,7 +19,7 @@ NAMELESS = "object"
 """Class of the decoder where objects are found and not named."""
 
 
-class MappedLoraSam(LoraSam):
+class DomainDecoderLoraSam(LoraSam):
     """The first route with the domain decoder, which looks at the high patch alone.
 
     For many touching objects, nuclei above all, and for regions of any shape.

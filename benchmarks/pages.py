@@ -1,0 +1,45 @@
+"""What the benchmarks that write a page of the documentation share: tables, intervals, and leaving what was found."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wsi_pipeline.files import beside
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def interval(estimate: Sequence[float | None]) -> str:
+    """A difference and its interval, which is left out where there is none."""
+    value, low, high = estimate
+    if low is None or high is None or math.isnan(low):
+        return f"{value:+.3f}"
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def leave(found: Mapping[str, Any], page: str, *, json_file: Path | None, page_file: Path | None) -> None:
+    """Write all numbers and the page where they are wanted; a page that is wanted nowhere is printed.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    if json_file is not None:
+        _write(json_file, json.dumps(found, indent=1) + "\n")
+    if page_file is None:
+        print(page)
+    else:
+        _write(page_file, page)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as partial:
+        partial.write_text(text, encoding="utf-8")
