@@ -1,16 +1,20 @@
 # Two commands are all a fresh machine needs: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint docs benchmark clean
+.PHONY: demo test test-slurm lint docs benchmark clean
 
 demo: $(INSTALLED)
 	$(BIN)/wsi-pipeline demo --output demo-output
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+test-slurm: $(INSTALLED)
+	$(BIN)/python -m pytest -m slurm
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

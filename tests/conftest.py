@@ -158,7 +158,7 @@ def plugin() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cluster(plugin: None) -> Iterator[str]:
     """Address of a standing Dask cluster of two workers."""
-    from wsi_pipeline.run.cluster import connect
+    from wsi_pipeline.cluster.connect import connect
 
     with connect(workers=2) as client:
         yield client.scheduler.address

@@ -7,7 +7,7 @@ command line prints or exits. All of them survive pickling, because they travel 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2
@@ -25,10 +25,18 @@ class WsiPipelineError(Exception):
     """
 
     exit_code = EXIT_BAD_INPUT
+    most_problems = 20
 
     def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, None if where is None else str(where), fix
         super().__init__(what)
+
+    @classmethod
+    def of(cls, problems: Sequence[str], *, where: object, fix: str) -> Self:
+        """One error for all problems of a file or data set."""
+        said, more = "; ".join(problems[: cls.most_problems]), len(problems) - cls.most_problems
+        rest = f"; and {more} more" if more > 0 else ""
+        return cls(f"{len(problems)} problem{'s' * (len(problems) > 1)}: {said}{rest}", where=where, fix=fix)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -51,6 +59,10 @@ class ResolutionError(SlideError):
     """A slide's µm per pixel is unknown or out of the sane range."""
 
 
+class ManifestError(WsiPipelineError):
+    """A table of slides cannot be read, or names what cannot be run."""
+
+
 class WorkflowError(WsiPipelineError):
     """A workflow file is not valid."""
 
@@ -70,15 +82,6 @@ class WeightsError(WsiPipelineError):
 class DatasetError(WsiPipelineError):
     """Annotated data cannot be used for training."""
 
-    most_problems = 20
-
-    @classmethod
-    def of(cls, problems: Sequence[str], *, where: object, fix: str) -> DatasetError:
-        """One error for all problems of a data set."""
-        said, more = "; ".join(problems[: cls.most_problems]), len(problems) - cls.most_problems
-        rest = f"; and {more} more" if more > 0 else ""
-        return cls(f"{len(problems)} problem{'s' * (len(problems) > 1)}: {said}{rest}", where=where, fix=fix)
-
 
 class TrainingError(WsiPipelineError):
     """A recipe is not valid, or training by it cannot go on."""
@@ -90,3 +93,15 @@ class LabelsError(WsiPipelineError):
 
 class OutputError(WsiPipelineError):
     """The output folder cannot be used."""
+
+
+class StorageError(OutputError):
+    """Storage is full or does not answer; what failed may be tried again later."""
+
+
+class DamagedFileError(OutputError):
+    """An intermediate file, named by ``where``, is damaged or gone; it can be made again."""
+
+
+class WorkerError(WsiPipelineError):
+    """Workers ended while they were at a task, again and again."""

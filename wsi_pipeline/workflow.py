@@ -347,6 +347,14 @@ def load_workflow(source: str | Path, overrides: dict[str, Any] | None = None) -
     return parse_workflow(data, where=path)
 
 
+def change_workflow(workflow: Workflow, overrides: dict[str, Any]) -> Workflow:
+    """The workflow with some of its keys changed; see ``load_workflow``."""
+    data = workflow.model_dump(mode="json", by_alias=True)
+    for key, value in overrides.items():
+        set_key(data, key, value, error=WorkflowError, where=workflow.name, fix=_ADVICE, named=("segment", "refine"))
+    return parse_workflow(data, where=workflow.name) if overrides else workflow
+
+
 def parse_workflow(data: dict[str, Any], *, where: object = None) -> Workflow:
     """Check workflow data; see ``load_workflow``."""
     try:

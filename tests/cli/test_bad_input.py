@@ -97,7 +97,7 @@ def archive(tools: Any, cluster: str, tmp_path_factory: pytest.TempPathFactory) 
     """One run over everything; the result and the output folder."""
     folder = tmp_path_factory.mktemp("archive")
     slides = write_slides(folder, tools)
-    return tools.call_here("run", *slides, "-w", "tissue", "-o", folder / "out", "--scheduler", cluster), folder / "out"
+    return tools.call_here("run", *slides, "-w", "tissue", "-o", folder / "out", "--cluster", cluster), folder / "out"
 
 
 def test_run_with_bad_slides_ends_with_3_and_says_nothing_but_events(archive: Any) -> None:
@@ -211,7 +211,7 @@ def prompted(tools: Any, cluster: str, good: Path, tmp_path_factory: pytest.Temp
             (folder / "prompts" / f"{name}{suffix}").write_bytes(raw)
     words = ["-w", "refine-annotations", *tools.arguments(tools.refined), "--prompts", folder / "prompts"]
     slides = sorted(folder.glob("*.tif"))
-    return tools.call_here("run", *slides, *words, "-o", folder / "out", "--scheduler", cluster), folder / "out"
+    return tools.call_here("run", *slides, *words, "-o", folder / "out", "--cluster", cluster), folder / "out"
 
 
 @pytest.mark.parametrize("kind", GEOJSON)
@@ -275,7 +275,7 @@ CONFIGURATION = {
     "roi": (WORKFLOW, ["--roi", "1,2,3"], "--roi 1,2,3: is not x,y,width,height"),
     "roi not finite": (WORKFLOW, ["--roi", "0,0,nan,inf"], "is not x,y,width,height"),
     "prompts not wanted": (WORKFLOW, ["--prompts", "x.geojson"], "the workflow mine takes no prompt file"),
-    "scheduler": (WORKFLOW, ["--scheduler", "nonsense:"], "nonsense:: no Dask scheduler answers"),
+    "scheduler": (WORKFLOW, ["--cluster", "nonsense:"], "nonsense:: no Dask scheduler answers"),
 }
 
 
@@ -322,7 +322,7 @@ def test_prompt_files_are_asked_for(tools: Any, plugin: None, good: Path, tmp_pa
 
 
 def test_absurd_resolution_on_the_command_line(tools: Any, cluster: str, good: Path, tmp_path: Path) -> None:
-    result = tools.call_here("run", good, "-w", "tissue", "-o", tmp_path / "out", "--mpp", 500, "--scheduler", cluster)
+    result = tools.call_here("run", good, "-w", "tissue", "-o", tmp_path / "out", "--mpp", 500, "--cluster", cluster)
     assert result.code == 3
     assert "--mpp 500 is out of 0.05 … 20 µm/px" in result.slides()["good"]["reason"]
 
@@ -369,7 +369,7 @@ def test_wrong_checkpoints_are_refused_before_anything_runs(
             "another kind of network"
         ),
     }
-    base = ["run", good, "-w", "nuclei", "-o", tmp_path / "out", "--scheduler", cluster, "--set", "segment.device=cpu"]
+    base = ["run", good, "-w", "nuclei", "-o", tmp_path / "out", "--cluster", cluster, "--set", "segment.device=cpu"]
     settings = {path: {"segment.weights": path, "segment.model": "sam"} for path in cases}
     wrong_variant = {"segment.weights": whole, "segment.model": "sam", "segment.backbone": "mobile-sam"}
     for path, message in cases.items():
@@ -401,10 +401,10 @@ def test_checksum_mismatch_is_refused(tools: Any, good: Path, tmp_path: Path, mo
 
 def test_folder_of_another_workflow_is_not_touched(tools: Any, cluster: str, good: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert tools.call_here("run", good, "-w", "tissue", "-o", output, "--scheduler", cluster).code == 0
+    assert tools.call_here("run", good, "-w", "tissue", "-o", output, "--cluster", cluster).code == 0
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     (tmp_path / "w.yaml").write_text(WORKFLOW)
-    words = ["run", good, "-w", tmp_path / "w.yaml", "-o", output, "--scheduler", cluster]
+    words = ["run", good, "-w", tmp_path / "w.yaml", "-o", output, "--cluster", cluster]
     result = tools.call_here(*words)
     assert result.code == 2
     assert "holds results of the workflow tissue, not mine" in one_line(result.err)
@@ -418,25 +418,22 @@ def test_folder_that_cannot_be_written(tools: Any, good: Path, tmp_path: Path) -
         result = tools.call_here("run", good, "-w", "tissue", "-o", output)
         assert result.code == 2
         assert f"{output}: cannot be written (" in one_line(result.err)
-    (tmp_path / "out" / "ledger.sqlite").mkdir(parents=True)
+    (tmp_path / "out" / "ledger.jsonl").mkdir(parents=True)
     result = tools.call_here("run", good, "-w", "tissue", "-o", tmp_path / "out")
     assert result.code == 2
-    assert "the ledger cannot be used" in one_line(result.err)
+    assert "ledger.jsonl: cannot be read (Is a directory)" in one_line(result.err)
 
 
 def test_second_run_in_the_same_folder_is_refused(tools: Any, good: Path, tmp_path: Path) -> None:
-    from wsi_pipeline.run.ledger import Ledger
+    from wsi_pipeline.run.lease import Lease
 
-    ledger = Ledger(tmp_path / "ledger.sqlite")
-    try:
+    with Lease(tmp_path / ".lease"):
         result = tools.call_here("run", good, "-w", "tissue", "-o", tmp_path)
-    finally:
-        ledger.close()
     assert result.code == 2
     assert "another run is using this folder" in one_line(result.err)
 
 
-@pytest.mark.parametrize(("limit", "code"), [(100_000, 3), (12_000, 2)])
+@pytest.mark.parametrize(("limit", "code"), [(12_000, 3), (600, 2)])
 def test_files_that_cannot_grow_end_the_slide_or_the_run(
     tools: Any, tmp_path: Path, good: Path, limit: int, code: int
 ) -> None:
@@ -473,7 +470,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk_fails_slides_and_a_larger_disk_finishes_them(
     tools: Any, cluster: str, good: Path, small_disk: Path
 ) -> None:
-    words = ["run", good, "-w", "nuclei", "-o", small_disk / "out", "--scheduler", cluster]
+    words = ["run", good, "-w", "nuclei", "-o", small_disk / "out", "--cluster", cluster]
     full = tools.call_here(*words, *tools.arguments(tools.threshold))
     assert full.code in (2, 3), full.err
     assert "No space left" in full.err or "disk is full" in full.err

@@ -76,7 +76,7 @@ def finished(tools: Any, cluster: str, slide: Path, tmp_path_factory: pytest.Tem
     """Folder of a slide done by ``nuclei``."""
     output = tmp_path_factory.mktemp("finished")
     words = tools.arguments(tools.threshold)
-    result = tools.call_here("run", slide, "-w", "nuclei", "-o", output, "--scheduler", cluster, *words)
+    result = tools.call_here("run", slide, "-w", "nuclei", "-o", output, "--cluster", cluster, *words)
     assert result.code == 0, result.err
     return output / "ovals"
 
@@ -237,7 +237,7 @@ def test_automatic_workflow_runs(
 ) -> None:
     folder = finished
     if workflow != "nuclei":
-        result = tools.call_here("run", slide, "-w", workflow, "-o", tmp_path, "--scheduler", cluster)
+        result = tools.call_here("run", slide, "-w", workflow, "-o", tmp_path, "--cluster", cluster)
         assert result.code == 0, result.err
         folder = tmp_path / "ovals"
     assert tools.call_here("validate", folder / "annotations.geojson").code == 0
@@ -256,7 +256,7 @@ def test_workflow_on_annotations_keeps_ids_names_and_classes(
     models = tools.refined if workflow == "refine-annotations" else tools.threshold
     words = tools.arguments(models | {"export.csv": True})
     result = tools.call_here(
-        "run", discs, "-w", workflow, "--prompts", annotations, "-o", tmp_path, "--scheduler", cluster, *words
+        "run", discs, "-w", workflow, "--prompts", annotations, "-o", tmp_path, "--cluster", cluster, *words
     )
     assert result.code == 0, result.err
     folder = tmp_path / "ovals"

@@ -41,7 +41,7 @@ def test_objects_carry_the_classes_the_model_was_trained_for(
         f"segment: {{model: lora-sam, weights: {weights}, min_iou: 0.3, precision: fp32}}\n"
         "export: {overview: false}\n"
     )
-    result = tools.call_here("run", slide, "-w", flow, "-o", tmp_path / "out", "--scheduler", cluster)
+    result = tools.call_here("run", slide, "-w", flow, "-o", tmp_path / "out", "--cluster", cluster)
     assert result.code == 0, result.err
     features = json.loads((tmp_path / "out" / "ovals" / "annotations.geojson").read_text())["features"]
     names = [one["properties"].get("classification", {}).get("name") for one in features]

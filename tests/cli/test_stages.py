@@ -36,7 +36,7 @@ def runs(tools: Any, cluster: str, slide: Path, tmp_path_factory: pytest.TempPat
         output = folder / str(len(facts))
         words = tools.arguments(FP32 | stages)
         result = tools.call_here(
-            *("run", slide, "-w", "nuclei", "-o", output, "--scheduler", cluster),
+            *("run", slide, "-w", "nuclei", "-o", output, "--cluster", cluster),
             *("--cache-embeddings", folder / "embeddings", *words),
         )
         assert result.code == 0, result.err
@@ -65,7 +65,7 @@ def test_guesses_asked_of_a_model_without_them_are_said_once(
     tools: Any, cluster: str, slide: Path, tmp_path: Path
 ) -> None:
     words = tools.arguments(FP32 | {"segment.model": "sam", "segment.multimask": True})
-    result = tools.call_here("run", slide, "-w", "nuclei", "-o", tmp_path, "--scheduler", cluster, *words)
+    result = tools.call_here("run", slide, "-w", "nuclei", "-o", tmp_path, "--cluster", cluster, *words)
     assert result.code == 0
     assert result.err.count("segment.multimask: lite-medsam gives one mask per prompt, and that one is taken") == 1
 

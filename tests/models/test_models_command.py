@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from wsi_pipeline.cli import models
 from wsi_pipeline.cli.models import app
 from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models import weights
@@ -23,7 +25,7 @@ from wsi_pipeline.models.weights import catalogue
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSI_PIPELINE_WEIGHTS", str(tmp_path / "store"))
     monkeypatch.setattr(weights, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(models, "console", Console(width=200))
 
 
 def _run(*words: str) -> str:

@@ -102,7 +102,7 @@ def test_prompter_and_segmenter_share_every_embedding(
         f"prompts: {{source: domain-decoder, weights: {paired}, class: Nucleus, threshold: 0}}\n"
     )
     words = tools.arguments(WHOLE_TILE)
-    result = tools.call_here("run", slide, "-w", source, "-o", tmp_path / "out", "--scheduler", cluster, *words)
+    result = tools.call_here("run", slide, "-w", source, "-o", tmp_path / "out", "--cluster", cluster, *words)
     assert result.code == 0, result.err
     facts = json.loads((tmp_path / "out" / "ovals" / "slide.json").read_text())
     assert facts["tasks"]["segment"]["patches"] == {"encoded": 2, "recalled": recalled}

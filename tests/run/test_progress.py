@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+from typing import Any
 
 import pytest
 
 from wsi_pipeline import progress as shared_progress
 from wsi_pipeline.run import progress
-from wsi_pipeline.run.progress import Bars, JsonLines, reporter_for
+from wsi_pipeline.run.progress import SHOWN, Bars, Everybody, JsonLines, reporter_for
 
 
 class Clock:
@@ -98,3 +100,62 @@ def test_bars_name_the_slide_the_state_and_the_reason(capsys: pytest.CaptureFixt
     assert "slide-1: done, 12,345 objects" in shown
     assert "slide-2: failed: [bad] /a.svs: no such file" in shown
     assert "a message" in shown
+
+
+def test_slides_in_work_at_the_same_time_each_have_their_own_count(clock: Clock) -> None:
+    stream = io.StringIO()
+    lines = JsonLines(stream, interval=0)
+    lines.start("a", "segment", 0, 3)
+    lines.start("b", "stitch", 5, 9)
+    for slide, stage in (("a", "segment"), ("b", "stitch"), ("a", "segment")):
+        lines.advance(slide, stage)
+    said = [(event["slide"], event["done"]) for event in events(stream) if event["event"] == "progress"]
+    assert said == [("a", 1), ("b", 6), ("a", 2)]
+
+
+def test_more_slides_than_there_is_room_for_still_end_with_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = Bars()
+    names = [f"slide-{number}" for number in range(SHOWN + 3)]
+    bars.slides(len(names))
+    for name in names:
+        bars.start(name, "segment", 0, 2)
+    for name in names:
+        bars.advance(name, "segment")
+        bars.finish(name, "done", objects=1)
+    bars.close()
+    shown = capsys.readouterr().err
+    assert all(f"{name}: done, 1 objects" in shown for name in names)
+
+
+def test_everybody_is_told_the_same_one_call_at_a_time() -> None:
+    class Careful(JsonLines):
+        """Fails when a call comes before the last one ended."""
+
+        inside = False
+
+        def _emit(self, event: str, **facts: Any) -> None:
+            assert not self.inside
+            self.inside = True
+            super()._emit(event, **facts)
+            self.inside = False
+
+    streams = io.StringIO(), io.StringIO()
+    everybody = Everybody([Careful(stream, interval=0) for stream in streams])
+
+    def walk(name: str) -> None:
+        everybody.start(name, "segment", 0, 200)
+        for _ in range(200):
+            everybody.advance(name, "segment")
+        everybody.finish(name, "done", objects=0)
+
+    threads = [threading.Thread(target=walk, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, second = (
+        [{key: value for key, value in event.items() if key != "time"} for event in events(stream)]
+        for stream in streams
+    )
+    assert first == second
+    assert len(first) == 4 * 202

@@ -7,7 +7,7 @@ import shapely
 from wsi_pipeline.geometry import Affine2D, PixelGrid
 from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.segment.dense import segment_batch
-from wsi_pipeline.segment.memory import in_halves
+from wsi_pipeline.segment.memory import Fitting, fitting, in_halves
 from wsi_pipeline.segment.prompted import segment_prompts
 from wsi_pipeline.tiling.plan import TilePlan
 
@@ -41,6 +41,27 @@ def test_work_is_halved_until_it_fits_and_keeps_its_order() -> None:
 
     assert in_halves(work, range(10)) == [2 * item for item in range(10)]
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
+
+
+def test_what_fits_is_remembered_by_whoever_is_asked_to() -> None:
+    sizes: list[int] = []
+
+    def work(items) -> list[int]:
+        sizes.append(len(items))
+        if len(items) > 3:
+            raise MemoryError
+        return [2 * item for item in items]
+
+    known = Fitting()
+    with fitting(known):
+        in_halves(work, range(10))
+        assert known.most == 2
+        sizes.clear()
+        assert in_halves(work, range(7)) == [2 * item for item in range(7)]
+    assert sizes == [2, 2, 2, 1]
+    sizes.clear()
+    in_halves(work, range(5))
+    assert sizes[0] == 5, "outside it is not known"
 
 
 def test_a_single_item_that_does_not_fit_and_other_errors_are_raised() -> None:

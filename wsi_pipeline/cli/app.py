@@ -8,6 +8,8 @@ import typer
 
 from wsi_pipeline import __version__
 from wsi_pipeline.cli import (
+    clean,
+    cluster,
     dataset,
     demo,
     doctor,
@@ -16,7 +18,9 @@ from wsi_pipeline.cli import (
     inspect,
     models,
     prompts,
+    retry,
     run,
+    status,
     train,
     validate,
     workflows,
@@ -48,6 +52,9 @@ def _options(
 
 
 app.command("run")(run.run)
+app.command("status")(status.status)
+app.command("retry")(retry.retry)
+app.command("clean")(clean.clean)
 app.command("demo")(demo.demo)
 app.command("inspect")(inspect.inspect)
 app.command("prompts")(prompts.prompts)
@@ -58,4 +65,5 @@ app.add_typer(dataset.app, name="dataset")
 app.command("train")(train.train)
 app.add_typer(models.app, name="models")
 app.add_typer(workflows.app, name="workflows")
+app.add_typer(cluster.app, name="cluster")
 app.command("doctor")(doctor.doctor)

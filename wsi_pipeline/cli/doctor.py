@@ -61,7 +61,7 @@ def _precision() -> str:
 
 
 def _dask() -> str:
-    from wsi_pipeline.run.cluster import connect
+    from wsi_pipeline.cluster.connect import connect
 
     with connect(workers=1) as client:
         return f"local cluster, one worker answered {client.submit(sum, [1, 2]).result()}"

@@ -8,11 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from wsi_pipeline.cli import where
 from wsi_pipeline.errors import WorkflowError
 
 
 def run(
-    slides: Annotated[list[Path], typer.Argument(help="Slide files, folders or quoted globs.")],
+    slides: Annotated[
+        list[str],
+        typer.Argument(
+            help="Slide files, folders, quoted globs, URLs (s3://…, https://…) or manifests (.csv, .parquet)."
+        ),
+    ],
     workflow: Annotated[
         str, typer.Option("--workflow", "-w", help="Name of a workflow (see `workflows list`) or a YAML file.")
     ] = "nuclei",
@@ -31,13 +37,22 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Change one key of the workflow, e.g. --set segment.model=sam. Repeatable."),
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Local worker processes.")] = None,
+    workers: where.Workers = None,
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads of the numerical libraries in each worker.")
     ] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option("--scheduler", help="Address of a running Dask scheduler, e.g. tcp://10.0.0.1:8786.")
+    cluster: where.Cluster = "local",
+    profile: where.Profile = None,
+    shard: where.ShardOf = None,
+    slides_at_once: where.SlidesAtOnce = None,
+    staging: Annotated[
+        Path | None,
+        typer.Option("--staging", metavar="FOLDER", help="Where remote slides are copied while they are in work."),
     ] = None,
+    patience: where.Patience = 60,
+    log_json: where.LogJson = None,
+    prometheus: where.Prometheus = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Start Dask's dashboard and say where.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results of another workflow in the output folder.")
     ] = False,
@@ -60,6 +75,8 @@ def run(
     Exit code: 0 all done, 3 some slides failed (the others are complete), 2 bad input, 130 interrupted.
     """
     from wsi_pipeline.run.archive import RunOptions, run_archive
+    from wsi_pipeline.run.folder import Shard
+    from wsi_pipeline.run.observe import reporters
     from wsi_pipeline.workflow import load_workflow
 
     options = RunOptions(
@@ -69,12 +86,20 @@ def run(
         roi=parse_roi(roi),
         workers=workers,
         threads=threads,
-        scheduler=scheduler,
+        cluster=cluster,
+        profile=profile,
+        dashboard=dashboard,
         overwrite=overwrite,
         keep_scratch=keep_scratch,
         embeddings=cache_embeddings,
+        staging=staging,
+        shard=None if shard is None else Shard.parse(shard),
+        slides_at_once=slides_at_once,
+        patience=60 * patience,
     )
-    raise typer.Exit(run_archive(slides, load_workflow(workflow, parse_settings(settings)), options))
+    chosen = load_workflow(workflow, parse_settings(settings))
+    with reporters(log_json, prometheus) as reporter:
+        raise typer.Exit(run_archive(slides, chosen, options, reporter))
 
 
 def parse_settings(settings: list[str] | None) -> dict[str, Any]:

@@ -2,115 +2,135 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.files import beside
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from wsi_pipeline.run.ledger import SlideRow
+
 _ORDER = {"failed": 0, "running": 1, "pending": 2, "empty": 3, "done": 4}
 
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>wsi-pipeline: {{ workflow.name }}</title>
-<style>
- body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #1c1c1c }
- table { border-collapse: collapse; width: 100% } th, td { text-align: left; vertical-align: top; padding: .5rem .7rem }
- tr { border-top: 1px solid #ddd } img { max-width: 420px; max-height: 300px } td.n { text-align: right }
- .failed { color: #b00020; font-weight: 600 } .done { color: #176b2c } .empty, .pending, .running { color: #6b6b6b }
- small { color: #555 } ul { margin: .2rem 0; padding-left: 1.1rem } code { background: #f3f3f3; padding: 0 .2rem }
-</style></head><body>
-<h1>{{ workflow.name }}</h1>
-<p>{{ workflow.description }}</p>
-<p>{% for state, count in counts %}
-<span class="{{ state }}">{{ count }} {{ state }}</span>{{ ", " if not loop.last }}{% endfor %}
- · working resolution {{ workflow.mpp }} µm/px
-{% for stage, dtype in (model.dtypes or {}).items() %} · {{ stage }} in {{ dtype }}{% endfor %}
- · wsi-pipeline {{ host.wsi_pipeline }}</p>
-{% if weights %}<p><small>weights:
-{% for w in weights %}{{ w.stage }}, {{ w.role }}: {{ w.file }} <code>{{ w.sha256[:12] }}</code> {% endfor %}
-</small></p>{% endif %}
-<table><thead>
-<tr><th>slide</th><th>state</th><th>objects</th><th>result</th><th>what to know</th></tr>
-</thead><tbody>
-{% for row in rows %}<tr>
-<td><b>{{ row.id }}</b><br><small>{{ row.path }}
-{% if row.facts.mpp %}<br>{{ "%.4g × %.4g"|format(*row.facts.mpp) }} µm/px
- ({{ row.facts.mpp_source }}){% endif %}</small></td>
-<td class="{{ row.state }}">{{ row.state }}</td>
-<td class="n">{{ "{:,}".format(row.facts.objects) if row.facts.objects is defined else "" }}</td>
-<td>{% if row.overview %}<a href="{{ row.id|urlencode }}/overview.png">
-<img loading="lazy" src="{{ row.id|urlencode }}/overview.png" alt="overview of {{ row.id }}"></a>{% endif %}</td>
-<td>{% if row.reason %}<p class="failed">{{ row.reason }}</p>{% endif %}
-{% if row.facts.warnings %}<ul>{% for warning in row.facts.warnings %}<li>{{ warning }}</li>{% endfor %}</ul>{% endif %}
-{% set refine = ((row.facts.tasks or {}).outline or {}).refine %}
-{% if refine %}<p>{{ refine["refined"] }} objects refined, {{ refine["kept coarse"] }} kept as they were,
-as the refined mask was another object</p>{% endif %}
-{% if row.facts.seconds %}<small>{% for stage, seconds in row.facts.seconds.items() %}
-{{ stage }} {{ "%.1f"|format(seconds) }} s{{ ", " if not loop.last }}{% endfor %}</small>{% endif %}</td>
-</tr>{% endfor %}
-</tbody></table></body></html>
-"""
+_COLUMNS = (
+    ("slide", False),
+    ("state", False),
+    ("objects", True),
+    ("tiles", True),
+    ("time", True),
+    ("tiles/s", True),
+    ("bound by", False),
+    ("what to know", False),
+)
+"""Their names, and whether they hold numbers."""
 
 
-class SlideState(Protocol):
-    """What the report needs of a ledger row."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def reason(self) -> str | None: ...
-
-
-def write_report(output: Path, slides: Sequence[SlideState]) -> None:
+def write_report(output: Path, slides: Iterable[SlideRow]) -> None:
     """Write ``report.html`` from ``run.json``, each slide's ``slide.json`` and the slides' states.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    from jinja2 import Environment
+    from wsi_pipeline.run.provenance import read_json
 
-    run = _facts(output / "run.json")
-    rows = sorted(slides, key=lambda row: (_ORDER.get(row.state, 9), row.id))
-    page = (
-        Environment(autoescape=True)
-        .from_string(_TEMPLATE)
-        .render(
-            workflow=run.get("workflow", {}),
-            model=run.get("model", {}),
-            weights=run.get("weights", []),
-            host=run.get("host", {}),
-            counts=_counts(rows),
-            rows=[_row(output, row) for row in rows],
-        )
+    run = read_json(output / "run.json") or {}
+    slides = sorted(slides, key=lambda row: (_ORDER.get(row.state, len(_ORDER)), row.id))
+    page = _template().stream(
+        workflow=run.get("workflow", {}),
+        model=run.get("model", {}),
+        weights=run.get("weights", []),
+        host=run.get("host", {}),
+        totals=_totals(output, slides),
+        columns=_COLUMNS,
+        rows=_rows(output, slides),
     )
+    page.enable_buffering(100)
     with beside(output / "report.html") as partial:
-        partial.write_text(page, encoding="utf-8")
+        page.dump(str(partial), encoding="utf-8")
 
 
-def _counts(rows: Sequence[SlideState]) -> list[tuple[str, int]]:
-    states = [row.state for row in rows]
-    return [(state, states.count(state)) for state in _ORDER if state in states]
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader
+
+    from wsi_pipeline.run.counts import duration
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: "" if value is None else value,
+    )
+    environment.filters["duration"] = duration
+    return environment.get_template("report.html.jinja")
 
 
-def _row(output: Path, row: SlideState) -> dict[str, Any]:
-    folder = output / row.id
+def _totals(output: Path, slides: Sequence[SlideRow]) -> dict[str, Any]:
+    from wsi_pipeline.run.counts import duration
+    from wsi_pipeline.run.snapshot import of_the_latest, read_snapshots
+    from wsi_pipeline.run.status import rate_of
+
+    shots = read_snapshots(output)
+    seconds = sum(shot.work.seconds for shot in shots)
+    states = Counter[str](row.state for row in slides)
     return {
-        "id": row.id,
-        "path": row.path,
-        "state": row.state,
-        "reason": row.reason,
-        "facts": _facts(folder / "slide.json") if row.state in ("done", "empty") else {},
-        "overview": row.state == "done" and (folder / "overview.png").is_file(),
+        "slides": len(slides),
+        "states": [(state, states[state]) for state in _ORDER if state in states],
+        "objects": sum(row.objects or 0 for row in slides),
+        "tiles": sum(row.tiles or 0 for row in slides),
+        "time": duration(seconds) if seconds else None,
+        "rate": rate_of(of_the_latest(shots)),
     }
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+def _rows(output: Path, slides: Iterable[SlideRow]) -> Iterator[dict[str, Any]]:
+    """What the page says of each slide, read when its turn comes: archives are large."""
+    from wsi_pipeline.run.provenance import read_json
+
+    for row in slides:
+        folder = output / row.id
+        facts = read_json(folder / "slide.json") or {} if row.state in ("done", "empty") else {}
+        shares = time_shares(facts)
+        bound = max(shares, key=lambda part: shares[part]) if shares else None
+        yield {
+            "id": row.id,
+            "path": row.path,
+            "state": row.state,
+            "order": _ORDER.get(row.state, len(_ORDER)),
+            "reason": row.reason,
+            "objects": row.objects,
+            "tiles": row.tiles,
+            "seconds": row.seconds,
+            "rate": row.tiles / row.seconds if row.tiles and row.seconds else None,
+            "shares": shares,
+            "bound": f"{bound} {100 * shares[bound]:.0f} %" if bound else None,
+            "facts": facts,
+            "overview": row.state == "done" and (folder / "overview.png").is_file(),
+        }
+
+
+def time_shares(facts: dict[str, Any]) -> dict[str, float]:
+    """Shares of a slide's time that went into reading, into the model, and into finding and writing objects.
+
+    The time of the stage that asks the model is divided as its tasks say they spent theirs; finding tissue counts as
+    reading, and all other stages as writing.
+
+    Args:
+        facts: what ``slide.json`` says.
+
+    Returns:
+        Of ``reader``, ``model`` and ``writer``, 0–1, together 1; nothing where no time was measured.
+    """
+    seconds = facts.get("seconds", {})
+    total = sum(seconds.values())
+    spent = facts.get("tasks", {}).get("segment", {}).get("seconds", {})
+    if not total or not sum(spent.values()):
         return {}
+    per_second = seconds.get("segment", 0.0) / sum(spent.values())
+    reader = seconds.get("tissue", 0.0) + per_second * spent.get("read", 0.0)
+    model = per_second * spent.get("model", 0.0)
+    return {"reader": reader / total, "model": model / total, "writer": (total - reader - model) / total}

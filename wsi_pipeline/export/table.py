@@ -17,8 +17,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import shapely
 
-from wsi_pipeline.errors import OutputError
-from wsi_pipeline.files import beside
+from wsi_pipeline.errors import DamagedFileError
+from wsi_pipeline.files import beside, is_passing
 from wsi_pipeline.slides.info import SlideInfo
 
 OBJECT_SCHEMA = pa.schema(
@@ -98,22 +98,26 @@ def unpack_color(packed: int) -> tuple[int, int, int]:
 def write_fragment(path: Path, table: pa.Table) -> None:
     """Write one part of the object table; equal tables give equal bytes."""
     with beside(path) as partial:
-        pq.write_table(table.cast(OBJECT_SCHEMA), partial, compression="zstd", store_schema=False)
+        pq.write_table(
+            table.cast(OBJECT_SCHEMA), partial, compression="zstd", store_schema=False, write_page_checksum=True
+        )
 
 
 def read_fragments(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
     """The rows of fragments in the order given, a bounded number at a time.
 
     Raises:
-        OutputError: a fragment is missing or damaged.
+        DamagedFileError: a fragment is missing or damaged.
     """
     for path in paths:
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
                     yield batch.cast(OBJECT_SCHEMA)
         except (OSError, pa.ArrowInvalid) as error:
-            raise OutputError(
+            if is_passing(error):
+                raise
+            raise DamagedFileError(
                 f"cannot be read ({error})", where=path, fix="Delete the file and run again to make it anew"
             ) from None
 

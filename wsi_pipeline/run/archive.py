@@ -1,33 +1,38 @@
-"""Many slides, one after the other over all workers: a slide that fails never stops the others."""
+"""An archive, from what was asked for to its report: a slide that fails never stops the others."""
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import signal
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_SOME_FAILED,
-    OutputError,
-    PromptError,
-    WsiPipelineError,
-)
-from wsi_pipeline.run.cluster import connect
+from wsi_pipeline.cluster.connect import connect
+from wsi_pipeline.cluster.demand import Demand
+from wsi_pipeline.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, OutputError, PromptError
+from wsi_pipeline.run.flow import Flow
+from wsi_pipeline.run.folder import Shard, open_folder, remove_partial_files, slides_in
 from wsi_pipeline.run.ledger import Ledger
-from wsi_pipeline.run.progress import Reporter, reporter_for
+from wsi_pipeline.run.progress import Everybody, Reporter, reporter_for
 from wsi_pipeline.run.provenance import host_facts, read_json, write_json
-from wsi_pipeline.run.slide import run_slide
-from wsi_pipeline.run.walk import RunContext, SlideTask
-from wsi_pipeline.workflow import QuPathPrompts, Workflow
+from wsi_pipeline.run.recipes import make_ready, plain, weights_named
+from wsi_pipeline.run.requests import SlideRequest, can_be_folder, read_requests
+from wsi_pipeline.run.several import Several
+from wsi_pipeline.run.snapshot import snapshots
+from wsi_pipeline.run.walk import Recipe, RunContext, SlideTask
+from wsi_pipeline.workflow import QuPathPrompts, Workflow, change_workflow
+
+MOST_AT_ONCE = 64
+"""Slides in work at a time; each has a thread of the coordinator and intermediate files on disk."""
+
+Settings = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +44,15 @@ class RunOptions:
         prompts: QuPath GeoJSON, or a folder of them named by slide.
         mpp: µm per level-0 px that overrides the slides' own.
         roi: ``x, y, width, height`` in level-0 px; only what lies there is segmented.
-        workers, threads, scheduler: see ``run.cluster.connect``.
+        workers, threads, cluster, profile, dashboard: see ``cluster.connect``.
         overwrite: whether results of another workflow may be replaced.
         keep_scratch: whether the intermediate files of finished slides stay.
         embeddings: folder to keep embeddings in, for later runs; None for not at all.
+        staging: folder that remote slides are copied to while they are in work; None takes one in the output folder.
+        shard: the part of the slides that this process does, where several without a scheduler share an archive.
+        slides_at_once: most slides in work at a time; None takes as many as there are worker threads.
+        patience: seconds to wait for storage that is full or does not answer, before a slide fails of it.
+        only: ids of the slides to do; None for all.
     """
 
     output: Path
@@ -51,16 +61,29 @@ class RunOptions:
     roi: tuple[float, float, float, float] | None = None
     workers: int | None = None
     threads: int = 1
-    scheduler: str | None = None
+    cluster: str = "local"
+    profile: Path | None = None
+    dashboard: bool = False
     overwrite: bool = False
     keep_scratch: bool = False
     embeddings: Path | None = None
+    staging: Path | None = None
+    shard: Shard | None = None
+    slides_at_once: int | None = None
+    patience: float = 3600.0
+    only: Collection[str] | None = None
 
 
 def run_archive(
-    slides: Sequence[Path], workflow: Workflow, options: RunOptions, reporter: Reporter | None = None
+    slides: Sequence[str | Path], workflow: Workflow, options: RunOptions, reporter: Reporter | None = None
 ) -> int:
     """Run a workflow over slides; what an earlier run finished is not computed again.
+
+    Args:
+        slides: files, folders, globs, URLs and manifests, see ``run.requests``.
+        workflow: what to do; a manifest may change some of it for single slides.
+        options: see there.
+        reporter: who is told what happens.
 
     Returns:
         The exit code: 0 all done, 3 some slides failed, 130 interrupted.
@@ -68,149 +91,179 @@ def run_archive(
     Raises:
         WsiPipelineError: nothing could be started (no slides, unusable output folder, unknown model, …).
     """
-    from wsi_pipeline.models.registry import check_models, prompter_weights, weights_of
-    from wsi_pipeline.slides.slide import find_slides
-
-    paths = [Path(os.path.abspath(path)) for path in find_slides(slides)]
-    # workers may live in another folder
-    options = replace(
-        options,
-        output=Path(os.path.abspath(options.output)),
-        embeddings=None if options.embeddings is None else Path(os.path.abspath(options.embeddings)),
-    )
-    weights: list[dict[str, Any]] = []
-    notes = check_models(workflow)
-    for stage, settings in (("segment", workflow.segment), ("refine", workflow.refine)):
-        if settings is not None:
-            weights += [{"stage": stage} | facts for facts in weights_of(settings)]
-    weights += [{"stage": "prompts"} | facts for facts in prompter_weights(workflow.prompts)]
-    prompt_files = _prompt_files(paths, workflow, options)
-    ledger = _open_output(options.output, workflow, overwrite=options.overwrite)
-    reporter = reporter or reporter_for()
+    options = _absolute(options)
+    change = partial(change_workflow, workflow)
+    requests = read_requests(slides, change)
+    workflows = {(): workflow} | {one.settings: change(dict(one.settings)) for one in requests}
+    notes = _check_models(workflows)
+    weights = {settings: weights_named(changed) for settings, changed in workflows.items()}
+    prompts = [_prompts_of(one, len(requests), workflows[one.settings], options) for one in requests]
+    reporter = Everybody([reporter or reporter_for(), snapshots(options.output, options.shard)])
     for note in notes:
         reporter.say(note)
+    lost = _Lost()
     try:
         with (
             _terminable(),
             _logged(reporter),
-            connect(options.scheduler, workers=options.workers, threads=options.threads) as client,
+            open_folder(
+                options.output,
+                workflow,
+                shard=options.shard,
+                overwrite=options.overwrite,
+                lost=lost.now,
+                say=reporter.say,
+            ) as ledger,
         ):
-            model = _prepare_models(client, workflow, options.output)
-            write_json(
-                options.output / "run.json",
-                {
-                    "workflow": workflow.model_dump(mode="json", by_alias=True),
-                    "weights": weights,
-                    "model": model,
-                    "threads": options.threads,
-                    "host": host_facts(),
-                },
-            )
-            context = RunContext(
-                client=client,
-                ledger=ledger,
-                reporter=reporter,
-                workflow=workflow,
-                weights=weights,
-                dtypes=model.get("dtypes", {}),
-                input_size=model.get("input_size", 0),
-                threads=options.threads,
-                roi=options.roi,
-                keep_scratch=options.keep_scratch,
-                embeddings=options.embeddings,
-            )
-            ids = _assign_ids(paths, ledger, reporter)
-            reporter.slides(len(paths))
-            for path in paths:
-                task = SlideTask(
-                    id=ids[path],
-                    path=path,
-                    mpp=options.mpp,
-                    prompts=prompt_files.get(path),
-                    output=options.output / ids[path],
-                )
-                _run_isolated(task, context)
+            remove_partial_files(options.output)
+            ids = _assign_ids(requests, ledger, reporter)
+            todo = [number for number in range(len(requests)) if _is_ours(number, ids[number], options)]
+            try:
+                with _flow(options, reporter) as flow:
+                    recipes = _make_ready(flow, workflows, weights, options, slides)
+                    reporter.slides(len(todo))
+                    context = RunContext(
+                        flow=flow,
+                        ledger=ledger,
+                        reporter=reporter,
+                        threads=options.threads,
+                        roi=options.roi,
+                        keep_scratch=options.keep_scratch,
+                        embeddings=options.embeddings,
+                        staging=options.staging or options.output / ".staged",
+                    )
+                    at_once = partial(_at_once, flow, options)
+                    Several(context, at_once, options.patience).run(
+                        SlideTask(
+                            id=ids[number],
+                            source=requests[number].source,
+                            label=requests[number].label,
+                            recipe=recipes[requests[number].settings],
+                            mpp=requests[number].mpp or options.mpp,
+                            prompts=prompts[number],
+                            output=options.output / ids[number],
+                            order=order,
+                        )
+                        for order, number in enumerate(todo)
+                    )
+            finally:
+                _write_report(options.output, reporter)
+            failed = [ids[number] for number in todo if _state(ledger, ids[number]) == "failed"]
     except KeyboardInterrupt:
+        if lost.is_so:
+            raise OutputError(
+                "another run took this folder over, as this one did not answer for a while",
+                where=options.output,
+                fix="Wait for that run, then run the same command again",
+            ) from None
         reporter.say("stopped; run the same command again to go on")
         return EXIT_INTERRUPTED
     finally:
-        failed = any(row.state == "failed" for row in ledger.slides() if row.path in {str(p) for p in paths})
-        _write_report(options.output, ledger, reporter)
-        ledger.close()
         reporter.close()
     return EXIT_SOME_FAILED if failed else EXIT_OK
 
 
-def _run_isolated(task: SlideTask, context: RunContext) -> None:
-    """Run one slide; whatever goes wrong becomes its state and one line."""
-    try:
-        run_slide(task, context)
-    except KeyboardInterrupt:
-        context.ledger.set_state(task.id, "pending")
-        raise
-    except WsiPipelineError as error:
-        reason = str(error)
-    except Exception as error:
-        reason = f"{task.path}: {type(error).__name__}: {error}".splitlines()[0]
-        with suppress(OSError):  # a full disk may be the reason
-            task.output.mkdir(parents=True, exist_ok=True)
-            (task.output / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-    else:
-        return
-    context.ledger.set_state(task.id, "failed", reason=reason)
-    context.reporter.finish(task.id, "failed", reason=reason)
+@contextmanager
+def _flow(options: RunOptions, reporter: Reporter) -> Iterator[Flow]:
+    """The way to the workers, for the length of a run."""
+    demand = Demand()
+    with connect(
+        options.cluster,
+        profile=options.profile,
+        workers=options.workers,
+        threads=options.threads,
+        demand=demand,
+        say=reporter.say,
+        dashboard=options.dashboard,
+    ) as client:
+        yield Flow(client, demand)
 
 
-def _prepare_models(client: Any, workflow: Workflow, output: Path) -> dict[str, Any]:
-    """Have a worker build the models and choose their precision; a resumed run keeps the choice it began with."""
-    if workflow.segment is None and workflow.refine is None:
-        return {}
-    from wsi_pipeline.run.worker_models import prepare_models
-
-    earlier = read_json(output / "run.json") or {}
-    same = earlier.get("workflow") == workflow.model_dump(mode="json", by_alias=True)
-    dtypes = earlier.get("model", {}).get("dtypes", {}) if same else {}
-    # asked of a worker: that is where the model will run, and it keeps torch out of the coordinator
-    facts: dict[str, Any] = client.submit(prepare_models, workflow, dtypes, pure=False).result()
-    return facts
+def _at_once(flow: Flow, options: RunOptions) -> int:
+    """So many that no worker idles while slides are in stages of a single task each."""
+    return min(options.slides_at_once or MOST_AT_ONCE, max(1, flow.capacity.threads))
 
 
-def _open_output(output: Path, workflow: Workflow, *, overwrite: bool) -> Ledger:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / ".write-test"
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})", where=output, fix="Choose another --output folder"
-        ) from None
-    earlier = read_json(output / "run.json")
-    if earlier is not None and not overwrite:
-        name = earlier.get("workflow", {}).get("name")
-        if name != workflow.name:
-            raise OutputError(
-                f"holds results of the workflow {name}, not {workflow.name}",
-                where=output,
-                fix="Choose another --output folder, or --overwrite to replace them",
-            )
-    ledger = Ledger(output / "ledger.sqlite")
-    for left in output.glob("*.partial"):  # by a run that was killed
-        left.unlink(missing_ok=True)
-    return ledger
+def _is_ours(number: int, slide_id: str, options: RunOptions) -> bool:
+    if options.only is not None and slide_id not in options.only:
+        return False
+    return options.shard is None or options.shard.holds(number)
 
 
-def _prompt_files(paths: Sequence[Path], workflow: Workflow, options: RunOptions) -> dict[Path, Path]:
-    """The prompt file of each slide, where the workflow wants one."""
+def _state(ledger: Ledger, slide_id: str) -> str | None:
+    row = ledger.slide(slide_id)
+    return row.state if row else None
+
+
+def _absolute(options: RunOptions) -> RunOptions:
+    """Workers may live in another folder."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else Path(os.path.abspath(path))
+
+    return replace(
+        options,
+        output=Path(os.path.abspath(options.output)),
+        prompts=absolute(options.prompts),
+        embeddings=absolute(options.embeddings),
+        staging=absolute(options.staging),
+    )
+
+
+def _check_models(workflows: Mapping[Settings, Workflow]) -> list[str]:
+    """What people should know about the models of all workflows, each said once."""
+    from wsi_pipeline.models.registry import check_models
+
+    return list(dict.fromkeys(note for workflow in workflows.values() for note in check_models(workflow)))
+
+
+def _make_ready(
+    flow: Flow,
+    workflows: Mapping[Settings, Workflow],
+    weights: Mapping[Settings, list[dict[str, Any]]],
+    options: RunOptions,
+    slides: Sequence[str | Path],
+) -> dict[Settings, Recipe]:
+    """The recipe of every workflow; what they are is left in ``run.json``."""
+    path = options.output / "run.json"
+    earlier = read_json(path) or {}
+    recipes, told = {}, []
+    for settings, workflow in workflows.items():
+        recipes[settings], model = make_ready(flow, workflow, weights[settings], earlier)
+        told.append({"workflow": plain(workflow), "weights": weights[settings], "model": model})
+    first, *changed = told
+    asked = {
+        "slides": [_as_given(one) for one in slides],
+        "prompts": None if options.prompts is None else str(options.prompts),
+        "mpp": options.mpp,
+        "roi": options.roi,
+        "keep_scratch": options.keep_scratch,
+        "embeddings": None if options.embeddings is None else str(options.embeddings),
+        "staging": None if options.staging is None else str(options.staging),
+    }
+    write_json(path, first | {"changed": changed, "threads": options.threads, "asked": asked, "host": host_facts()})
+    return recipes
+
+
+def _as_given(source: str | Path) -> str:
+    """What was asked for, so that it means the same from every folder."""
+    from wsi_pipeline.slides.urls import is_remote, shown
+
+    return shown(str(source)) if is_remote(str(source)) else os.path.abspath(source)
+
+
+def _prompts_of(request: SlideRequest, slides: int, workflow: Workflow, options: RunOptions) -> Path | None:
+    """A slide's prompt file, where the workflow wants one."""
     from wsi_pipeline.slides.slide import slide_name
 
+    given = request.prompts or options.prompts
     if not isinstance(workflow.prompts, QuPathPrompts):
-        if options.prompts is not None:
+        if given is not None:
             raise PromptError(
-                f"the workflow {workflow.name} takes no prompt file", where=options.prompts, fix="Leave out --prompts"
+                f"the workflow {workflow.name} takes no prompt file", where=given, fix="Leave out --prompts"
             )
-        return {}
-    source = options.prompts or workflow.prompts.file
+        return None
+    source = given or workflow.prompts.file
     if source is None:
         raise PromptError(
             f"the workflow {workflow.name} needs prompts", where=workflow.name, fix="Give --prompts annotations.geojson"
@@ -218,12 +271,12 @@ def _prompt_files(paths: Sequence[Path], workflow: Workflow, options: RunOptions
     if not source.exists():
         raise PromptError("no such file", where=source, fix="Check the path")
     if source.is_dir():
-        return {path: _prompt_in(source, slide_name(path)) for path in paths}
-    if len(paths) > 1 and options.prompts is not None:
+        return _prompt_in(source, slide_name(request.source))
+    if slides > 1 and source == options.prompts:
         raise PromptError(
             "one prompt file cannot serve several slides", where=source, fix="Give a folder with one file per slide"
         )
-    return dict.fromkeys(paths, source)
+    return source
 
 
 def _prompt_in(folder: Path, name: str) -> Path:
@@ -233,34 +286,49 @@ def _prompt_in(folder: Path, name: str) -> Path:
     return folder / f"{name}.geojson"  # reported as missing when the slide's turn comes
 
 
-def _assign_ids(paths: Sequence[Path], ledger: Ledger, reporter: Reporter) -> dict[Path, str]:
+def _assign_ids(requests: Sequence[SlideRequest], ledger: Ledger, reporter: Reporter) -> list[str]:
     """A folder name per slide; slides of one name are told apart by a hash of their path.
 
     A slide keeps the id that an earlier run gave it, so that adding a namesake later does not move results.
     """
     from wsi_pipeline.slides.slide import slide_name
 
-    ids = {path: known for path in paths if (known := ledger.id_of(str(path)))}
-    taken = {row.id for row in ledger.slides()}
-    fresh = [path for path in paths if path not in ids]
-    names = [slide_name(path) for path in fresh]
-    for path, name in zip(fresh, names, strict=True):
-        if names.count(name) > 1 or name in taken:
-            ids[path] = f"{name}-{sha256(str(path.absolute()).encode()).hexdigest()[:8]}"
-            reporter.say(f"{path}: another slide is called {name} too; this one's results go to {ids[path]}")
-        else:
-            ids[path] = name
-        ledger.add(ids[path], str(path))
+    names = [request.id or ledger.id_of(request.label) or slide_name(request.source) for request in requests]
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    ids = []
+    for request, name in zip(requests, names, strict=True):
+        known = ledger.slide(name)
+        settled = request.id is not None or (known is not None and known.path == request.label)
+        if not settled and (counts[name] > 1 or known is not None or not can_be_folder(name)):
+            usable = can_be_folder(name)
+            why = f"another slide is called {name} too" if usable else f"{name} cannot be the name of a folder"
+            start = name if usable else "slide"
+            name = f"{start}-{sha256(request.label.encode()).hexdigest()[:8]}"
+            reporter.say(f"{request.label}: {why}; this one's results go to {name}")
+        ledger.add(name, request.label)
+        ids.append(name)
     return ids
 
 
-def _write_report(output: Path, ledger: Ledger, reporter: Reporter) -> None:
+def _write_report(output: Path, reporter: Reporter) -> None:
     from wsi_pipeline.export.report import write_report
 
     try:
-        write_report(output, list(ledger.slides()))
+        write_report(output, slides_in(output))
     except OutputError as error:  # the results are there without it
         reporter.say(f"no report: {error}")
+
+
+class _Lost:
+    """Ends a run whose folder somebody else took: called from the thread that renews the lease."""
+
+    is_so = False
+
+    def now(self) -> None:
+        self.is_so = True
+        _thread.interrupt_main()
 
 
 class _Say(logging.Handler):

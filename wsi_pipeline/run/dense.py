@@ -25,12 +25,13 @@ def run(walk: Walk) -> int:
     """Run all stages of a dense workflow; returns the number of objects."""
     from wsi_pipeline.slides.slide import slide_handle
 
-    workflow = walk.context.workflow
+    workflow = walk.workflow
     grid = slide_handle(walk.info.path, walk.task.mpp).working_grid(workflow.mpp)
     job = walk.job(grid, (None, *_class_names(workflow)))
     plan, annotations = _plan(walk, job)
     save_plan(plan, job.plan_file)
-    found = walk.stage("segment", tasks.segment_tiles, ((n, (job, n)) for n in range(plan.n_batches)), plan.n_batches)
+    batches = ((n, (job, n)) for n in range(plan.n_batches))
+    found = walk.stage("segment", tasks.segment_tiles, batches, plan.n_batches, model=True)
     _resolve_seams(walk, job, plan, found)
     pyramid = new_pyramid(job, {})
     shards = pyramid.shards(0)
@@ -52,7 +53,7 @@ def _class_names(workflow: Workflow) -> tuple[str, ...]:
 
 def _plan(walk: Walk, job: SlideJob) -> tuple[TilePlan, pa.Table | None]:
     """The tiles on tissue, and tissue and artefacts as annotations where they are wanted."""
-    tiling, size = job.workflow.tiling, walk.context.input_size
+    tiling, size = job.workflow.tiling, walk.task.recipe.input_size
     # even, so that the centres of all tiles, and with them the low patches, lie on one raster
     overlap = 2 * round(tiling.overlap.px(job.grid.mpp) / 2)
     if overlap > size // 2:

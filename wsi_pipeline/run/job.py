@@ -45,6 +45,7 @@ class SlideJob:
         scratch: folder of intermediate files.
         output: folder of the slide's results.
         embeddings: folder of kept embeddings, or None.
+        fits: patch pairs that fit in memory at once, where it was found out; None as long as it was never too many.
     """
 
     info: SlideInfo
@@ -58,6 +59,7 @@ class SlideJob:
     scratch: Path
     output: Path
     embeddings: Path | None = None
+    fits: int | None = None
 
     def open(self) -> Slide:
         """This process's handle of the slide."""

@@ -29,7 +29,7 @@ def run(walk: Walk) -> int:
     from wsi_pipeline.segment.placement import Placement, group_prompts
     from wsi_pipeline.slides.slide import slide_handle
 
-    workflow = walk.context.workflow
+    workflow = walk.workflow
     tissue = tissue_of(walk)
     asked = _prompts(walk, tissue)
     walk.warnings += asked.warnings
@@ -37,10 +37,10 @@ def run(walk: Walk) -> int:
     grid = slide_handle(walk.info.path, walk.task.mpp).working_grid(workflow.mpp)
     classes = sorted({prompt.class_name for prompt in prompts if prompt.class_name})
     job = walk.job(grid, (None, *classes))
-    size, share = walk.context.input_size, (workflow.segment or SegmentSettings()).object_share
+    size, share = walk.task.recipe.input_size, (workflow.segment or SegmentSettings()).object_share
     groups = group_prompts(prompts, Placement(grid, size, share, workflow.tiling.context_factor))
     parts = [[prompts[index] for index in group] for group in groups]
-    found = walk.stage("segment", tasks.segment_annotations, _numbered(job, parts), len(parts))
+    found = walk.stage("segment", tasks.segment_annotations, _numbered(job, parts), len(parts), model=True)
     _note_issues(walk, found)
     _object_facts(job, found).save(job.objects_file)
     pyramid = new_pyramid(job, asked.class_colors)
@@ -53,16 +53,16 @@ def run(walk: Walk) -> int:
 
 
 def _prompts(walk: Walk, tissue: TissueMask) -> PromptSet:
-    settings = walk.context.workflow.prompts
+    settings = walk.workflow.prompts
     if isinstance(settings, TissueBoxPrompts):
         from wsi_pipeline.prompts.tissue_boxes import tissue_box_prompts
 
         return tissue_box_prompts(tissue, settings)
     if not isinstance(settings, QuPathPrompts) or walk.task.prompts is None:
-        raise PromptError("has no prompt file", where=walk.task.path, fix="Give --prompts annotations.geojson")
+        raise PromptError("has no prompt file", where=walk.task.label, fix="Give --prompts annotations.geojson")
     from wsi_pipeline.prompts.qupath import read_qupath_prompts
 
-    origin = walk.context.workflow.export.qupath_origin
+    origin = walk.workflow.export.qupath_origin
     asked = read_qupath_prompts(walk.task.prompts, walk.info, settings, origin)
     return _that_the_model_takes(asked, settings, walk)
 
@@ -70,7 +70,7 @@ def _prompts(walk: Walk, tissue: TissueMask) -> PromptSet:
 def _that_the_model_takes(asked: PromptSet, settings: QuPathPrompts, walk: Walk) -> PromptSet:
     from wsi_pipeline.models.registry import check_prompt_kinds, prompt_kinds
 
-    segment = walk.context.workflow.segment
+    segment = walk.workflow.segment
     if segment is None:
         return asked
     prompts = asked.prompts

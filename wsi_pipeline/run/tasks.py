@@ -14,7 +14,8 @@ import numpy as np
 
 from wsi_pipeline.arrays import save_arrays
 from wsi_pipeline.run.job import SlideJob, assembly_of, first_of, objects_of, plan_of, pyramid_of
-from wsi_pipeline.run.worker_models import ModelClock, model_clock, prompter_of, refiner_of, segmenter_of
+from wsi_pipeline.run.worker_models import ModelClock, known_of, model_clock, prompter_of, refiner_of, segmenter_of
+from wsi_pipeline.segment.memory import Fitting, fitting
 from wsi_pipeline.segment.objects import KEPT_COARSE, REFINED, ObjectBatch
 from wsi_pipeline.stitching.ids import object_ids
 from wsi_pipeline.workflow import QuPathPrompts
@@ -42,7 +43,7 @@ def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
     low = any(one.uses_low_patch for one in looking)
     images = read_batch(slide, plan, number, low=low, context_factor=job.workflow.tiling.context_factor)
     read = time.perf_counter()
-    with model_clock() as clock:
+    with model_clock() as clock, fitting(known := known_of(job)):
         batch = segment_batch(
             slide,
             plan,
@@ -55,7 +56,7 @@ def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
             images=images,
         )
     batch.save(path)
-    return _batch_facts(batch) | _spent(clock, {"read": read - started}, since=read)
+    return _batch_facts(batch) | _spent(clock, {"read": read - started}, since=read) | _fits(job, known)
 
 
 def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -
         }
     segmenter, refine = segmenter_of(job), refiner_of(job)
     started = time.perf_counter()
-    with model_clock() as clock:
+    with model_clock() as clock, fitting(known := known_of(job)):
         class_ids = {name: index for index, name in enumerate(job.classes) if name is not None}
         batch, issues = segment_prompts(
             job.open(),
@@ -85,7 +86,8 @@ def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -
         )
     _write_issues(issues_file, issues)
     batch.save(path)
-    return _batch_facts(batch) | _spent(clock, {}, since=started) | {"issues": [list(issue) for issue in issues]}
+    facts = _batch_facts(batch) | _spent(clock, {}, since=started) | _fits(job, known)
+    return facts | {"issues": [list(issue) for issue in issues]}
 
 
 def find_seams(job: SlideJob, number: int) -> dict[str, Any]:
@@ -208,6 +210,11 @@ def _spent(clock: ModelClock, seconds: dict[str, float], *, since: float) -> dic
         "seconds": {key: round(value, 4) for key, value in parts.items()},
         "patches": {"encoded": clock.encoded, "recalled": clock.recalled},
     }
+
+
+def _fits(job: SlideJob, known: Fitting) -> dict[str, int]:
+    """What was found out about memory, for other workers and later runs."""
+    return {} if known.most is None or known.most == job.fits else {"fits": known.most}
 
 
 def _batch_facts(batch: ObjectBatch) -> dict[str, Any]:

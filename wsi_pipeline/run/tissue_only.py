@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def tissue_of(walk: Walk) -> TissueMask:
     """The slide's tissue, found by a worker, with its warnings noted."""
-    tissue: TissueMask = walk.once("tissue", _find, walk.info.path, walk.task.mpp, walk.context.workflow.tissue)
+    tissue: TissueMask = walk.once("tissue", _find, walk.info.path, walk.task.mpp, walk.workflow.tissue)
     walk.warnings += tissue.warnings
     return tissue
 

@@ -5,39 +5,58 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_pipeline.run.cluster import run_tasks
+from wsi_pipeline.run.flow import Flow
 from wsi_pipeline.run.job import SlideJob
-from wsi_pipeline.run.ledger import Ledger
+from wsi_pipeline.run.ledger import Journal, Ledger
 from wsi_pipeline.run.progress import Reporter
+from wsi_pipeline.run.provenance import fingerprint_of
 from wsi_pipeline.workflow import Workflow
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from wsi_pipeline.slides.info import SlideInfo
 
 SCRATCH = ".scratch"
 """Folder of intermediate files inside a slide's output folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """What all slides of a run share; see ``run.archive``."""
+@dataclass(frozen=True)
+class Recipe:
+    """A workflow made ready: what slides are done by.
 
-    client: Client
-    ledger: Ledger
-    reporter: Reporter
+    Attributes:
+        workflow: what to do.
+        weights: facts about every file of weights.
+        dtypes: precision of the model of each stage.
+        input_size: px of the patches that the first stage takes.
+    """
+
     workflow: Workflow
     weights: list[dict[str, Any]]
     dtypes: Mapping[str, str]
     input_size: int
+
+    @cached_property
+    def key(self) -> str:
+        """Short hash of the workflow."""
+        return fingerprint_of(self.workflow.model_dump(mode="json", by_alias=True))
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What all slides of a run share; see ``run.archive``."""
+
+    flow: Flow
+    ledger: Ledger
+    reporter: Reporter
     threads: int
     roi: tuple[float, float, float, float] | None
     keep_scratch: bool
     embeddings: Path | None
+    staging: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +65,23 @@ class SlideTask:
 
     Attributes:
         id: its folder name in the output folder.
-        path: the slide.
+        source: absolute path, or URL; that may hold secrets.
+        label: the same without secrets.
+        recipe: what to do with it.
         mpp: µm per level-0 px given by the user, or None.
         prompts: QuPath GeoJSON, where the workflow takes one.
         output: its folder.
+        order: its place among the run's slides.
     """
 
     id: str
-    path: Path
+    source: str
+    label: str
+    recipe: Recipe
     mpp: float | None
     prompts: Path | None
     output: Path
+    order: int = 0
 
 
 @dataclass
@@ -66,11 +91,16 @@ class Walk:
     task: SlideTask
     context: RunContext
     info: SlideInfo
+    journal: Journal
     fingerprint: str
     identity: str
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def workflow(self) -> Workflow:
+        return self.task.recipe.workflow
 
     @property
     def scratch(self) -> Path:
@@ -80,8 +110,8 @@ class Walk:
         return SlideJob(
             info=self.info,
             mpp=self.task.mpp,
-            workflow=self.context.workflow,
-            dtypes=self.context.dtypes,
+            workflow=self.workflow,
+            dtypes=self.task.recipe.dtypes,
             fingerprint=self.fingerprint,
             identity=self.identity,
             grid=grid,
@@ -89,6 +119,7 @@ class Walk:
             scratch=self.scratch,
             output=self.task.output,
             embeddings=self.context.embeddings,
+            fits=self.context.ledger.fits(self.task.recipe.key),
         )
 
     def stage(
@@ -97,10 +128,20 @@ class Walk:
         function: Callable[..., dict[str, Any]],
         tasks: Iterable[tuple[int, tuple[Any, ...]]],
         total: int,
+        *,
+        model: bool = False,
     ) -> dict[int, dict[str, Any]]:
-        """Run the tasks of a stage that an earlier run has not finished; returns the facts of all of them."""
-        ledger, reporter = self.context.ledger, self.context.reporter
-        facts = ledger.finished(self.task.id, name)
+        """Run the tasks of a stage that an earlier run has not finished; returns the facts of all of them.
+
+        Args:
+            name: of the stage.
+            function: what a task does.
+            tasks: ``(number, arguments)`` of all tasks, taken lazily.
+            total: how many they are.
+            model: whether they ask a model.
+        """
+        reporter = self.context.reporter
+        facts = self.journal.finished(name)
         started = time.monotonic()
         reporter.start(self.task.id, name, len(facts), total)
         reused = len(facts)
@@ -108,12 +149,22 @@ class Walk:
         def finish(number: int, result: dict[str, Any]) -> None:
             nonlocal reused
             reused += bool(result.get("reused"))
-            ledger.finish(self.task.id, name, number, result)
+            self.journal.finish(name, number, result)
             facts[number] = result
+            if "fits" in result:
+                self.context.ledger.remember_fits(self.task.recipe.key, result["fits"])
             reporter.advance(self.task.id, name)
 
         waiting = ((number, arguments) for number, arguments in tasks if number not in facts)
-        run_tasks(self.context.client, function, waiting, finish)
+        self.context.flow.run(
+            function,
+            waiting,
+            finish,
+            total=total - reused,
+            order=self.task.order,
+            weight=task_bytes(self.task.recipe, model=model),
+            model=model,
+        )
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
         self.counts[name] = {"tasks": total, "computed": total - reused, "reused": reused} | _summed(facts)
         return facts
@@ -125,13 +176,25 @@ class Walk:
     def together(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run a few tasks ``(function, *arguments)`` side by side; they are repeated by every resume."""
         started = time.monotonic()
-        self.context.reporter.start(self.task.id, name, 0, len(calls))
-        results = []
-        for future in [self.context.client.submit(*call, pure=False) for call in calls]:
-            results.append(future.result())
-            self.context.reporter.advance(self.task.id, name)
-        self.seconds[name] = time.monotonic() - started
+        reporter = self.context.reporter
+        reporter.start(self.task.id, name, 0, len(calls))
+        results = self.context.flow.together(
+            list(calls), lambda: reporter.advance(self.task.id, name), order=self.task.order
+        )
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
         return results
+
+
+BYTES_PER_PX = 64
+"""What a worker holds per px of a patch while it is at it: the image, its floats, logits, masks and their packing."""
+
+
+def task_bytes(recipe: Recipe, *, model: bool) -> int:
+    """Memory that one task needs at most, bytes: the patches of a batch, or the labels of one shard."""
+    workflow = recipe.workflow
+    if model:
+        return workflow.tiling.batch * recipe.input_size**2 * BYTES_PER_PX
+    return workflow.stitch.shard**2 * 16  # ids, classes, probability and the logits they are made from
 
 
 def _summed(facts: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.run.job import SlideJob
+from wsi_pipeline.segment.memory import Fitting
 from wsi_pipeline.segment.refine import RefineStage
 from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings, PromptSettings, SegmentModelPrompts, Workflow
 
@@ -84,6 +85,17 @@ class SharedModel:
             clock.spent += ended - asked
             clock.encoded += after[0] - before[0]
             clock.recalled += after[1] - before[1]
+
+
+_fitting: dict[tuple[ModelSettings | None, ModelSettings | None], Fitting] = {}
+
+
+def known_of(job: SlideJob) -> Fitting:
+    """What this process knows about how many patch pairs of a job's models fit in memory at once."""
+    known = _fitting.setdefault((job.workflow.segment, job.workflow.refine), Fitting())
+    if job.fits is not None:
+        known.most = min(job.fits, known.most or job.fits)
+    return known
 
 
 _building = threading.Lock()

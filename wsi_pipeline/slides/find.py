@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slides.urls import file_name, is_remote
 
 SLIDE_SUFFIXES = (
     ".ome.tiff", ".ome.tif", ".ome.btf", ".ome.zarr",
@@ -16,12 +17,18 @@ SLIDE_SUFFIXES = (
 )  # fmt: skip
 """Longest first where one ends with another."""
 
+INDEX_SUFFIXES = (".vms", ".vmu")
+"""Files that name those which hold the pixels."""
+
 _ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup")
 
 
 def slide_name(path: str | os.PathLike[str]) -> str:
-    """The file name without its slide suffix (``a.ome.tif`` → ``a``); the default slide id."""
-    name = Path(path).name or Path(path).resolve().name
+    """The file name without its slide suffix (``a.ome.tif`` → ``a``); the default slide id. URLs have one, too."""
+    if is_remote(str(path)):
+        name = file_name(str(path)) or "slide"
+    else:
+        name = Path(path).name or Path(path).resolve().name
     for suffix in SLIDE_SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
@@ -65,7 +72,7 @@ def find_slides(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 def _expand(given: str) -> list[Path]:
     path = Path(given)
     if path.exists() or not glob.has_magic(given):
-        return _inside(path) if path.is_dir() and not is_slide_folder(path) else [path]
+        return _inside(path) if path.is_dir() and not (is_slide_folder(path) or _seems_a_slide(path)) else [path]
     slides = _slides_among(Path(p) for p in glob.glob(given, recursive=True))
     if not slides:
         raise SlideError("matches no slide", where=given, fix="Check the pattern")
@@ -87,28 +94,32 @@ def is_slide_folder(path: Path) -> bool:
         return False
     if is_zarr(path):
         return True
-    return bool(dicom_files(path)) and not any(_has_slide_suffix(p) and p.is_file() for p in path.iterdir())
+    return bool(dicom_files(path)) and not any(is_slide_file_name(p.name) and p.is_file() for p in path.iterdir())
 
 
 def _slides_among(paths: Iterable[Path]) -> list[Path]:
     candidates = [p for p in paths if not p.name.startswith(".") and not _inside_zarr(p)]
     # A DICOM file stands for its folder, which holds the other levels.
     candidates = [p.parent if p.suffix.lower() == ".dcm" else p for p in candidates]
-    companions = {p.parent / name for p in candidates if p.suffix.lower() in (".vms", ".vmu") for name in _named_in(p)}
-    slides = {p for p in candidates if is_slide_folder(p) or (_has_slide_suffix(p) and p.is_file())}
-    return sorted(slides - companions)
+    indices = [p for p in candidates if p.suffix.lower() in INDEX_SUFFIXES]
+    companions = {p.parent / name for p in indices for name in named_in(p.read_text(encoding="latin-1"))}
+    return sorted({p for p in candidates if is_slide_folder(p) or _seems_a_slide(p)} - companions)
 
 
-def _has_slide_suffix(path: Path) -> bool:
+def _seems_a_slide(path: Path) -> bool:
+    """Whether it is called a slide: a link that leads nowhere and a folder are, too, as somebody may count on them."""
+    return is_slide_file_name(path.name) or (path.suffix.lower() == ".zarr" and path.is_dir())
+
+
+def is_slide_file_name(name: str) -> bool:
     """Whether a file of this name can be a whole slide (files ending in .zarr or .dcm are not)."""
-    return path.name.lower().endswith(SLIDE_SUFFIXES) and path.suffix.lower() not in (".zarr", ".dcm")
+    return name.lower().endswith(SLIDE_SUFFIXES) and not name.lower().endswith((".zarr", ".dcm"))
 
 
 def _inside_zarr(path: Path) -> bool:
     return any(p.suffix.lower() == ".zarr" for p in path.parents)
 
 
-def _named_in(index: Path) -> set[str]:
-    """File names that a Hamamatsu VMS index refers to."""
-    lines = index.read_text(encoding="latin-1").splitlines()
-    return {line.partition("=")[2].strip() for line in lines if "=" in line}
+def named_in(index: str) -> set[str]:
+    """File names that the text of a Hamamatsu VMS index refers to."""
+    return {line.partition("=")[2].strip() for line in index.splitlines() if "=" in line}

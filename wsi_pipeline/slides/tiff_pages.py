@@ -74,6 +74,12 @@ class TiffLevel:
                 where=self._where,
                 fix="Give one bright-field plane: z-stacks and time series are not read",
             )
+        if any(len(plane.offsets) < self._columns * self._rows * plane.separate for plane in self._planes):
+            raise SlideError(
+                f"lists too few tiles for {self.width} x {self.height} px",
+                where=self._where,
+                fix="The file is damaged or truncated: copy it again from its source",
+            )
         if self._photometric == _YCBCR and first.compression not in _JPEG_COMPRESSIONS:
             raise SlideError("stores YCbCr pixels without JPEG compression", where=self._where, fix="Convert it to RGB")
         if self._photometric != _PALETTE:
@@ -92,6 +98,14 @@ class TiffLevel:
                 fix="Convert it to a tiled pyramidal TIFF",
             )
         return None
+
+    @property
+    def _columns(self) -> int:
+        return -(-self.width // int(self.chunk_size[0]))
+
+    @property
+    def _rows(self) -> int:
+        return -(-self.height // int(self.chunk_size[1]))
 
     @property
     def _segment_bytes(self) -> int:
@@ -115,12 +129,10 @@ class TiffLevel:
         Raises:
             SlideError, and whatever a codec raises on damaged data.
         """
-        columns = -(-self.width // self.chunk_size[0])
-        rows = -(-self.height // self.chunk_size[1])
         parts = []
         for plane in self._planes:
             for sample in range(plane.separate):
-                part = _decode(plane, file, (sample * rows + row) * columns + col)
+                part = _decode(plane, file, (sample * self._rows + row) * self._columns + col)
                 if part is None:
                     # A segment that was never written: nothing was scanned there.
                     return np.full((self.chunk_size[1], self.chunk_size[0], 3), WHITE, np.uint8)

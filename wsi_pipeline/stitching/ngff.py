@@ -28,6 +28,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from wsi_pipeline.errors import OutputError
+from wsi_pipeline.files import is_passing, writing
 from wsi_pipeline.geometry import Affine2D, PixelGrid, Resolution
 from wsi_pipeline.slides.info import SlideInfo
 from wsi_pipeline.stitching import ngff_metadata as metadata
@@ -83,17 +84,15 @@ class MaskPyramid:
             raise ValueError(f"shard {shard} px must be a multiple of chunk {chunk} px")
         pyramid = cls(path, grid, slide.resolution, chunk, shard, tuple((name, color) for name, color in classes))
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        if path.exists():
+            raise OutputError("exists already", where=path, fix="Open it, or remove it first")
         try:
-            if path.exists():
-                raise OutputError("exists already", where=path, fix="Open it, or remove it first")
+            with writing(path):
+                shutil.rmtree(partial, ignore_errors=True)
+                pyramid._write_metadata(partial, slide)
+                partial.rename(path)
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            pyramid._write_metadata(partial, slide)
-            partial.rename(path)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise OutputError(
-                f"cannot be written ({error})", where=path, fix="Check the folder and its space"
-            ) from None
         return pyramid
 
     @classmethod
@@ -115,6 +114,8 @@ class MaskPyramid:
                 tuple((c["name"], (c["color"][0], c["color"][1], c["color"][2])) for c in facts["classes"]),
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
+            if is_passing(error):
+                raise
             raise OutputError(
                 f"is no mask pyramid ({error})", where=path, fix="Give the masks.ome.zarr folder of a run"
             ) from None
@@ -251,7 +252,8 @@ class MaskPyramid:
             array = arrays[name][level]
             if not data.any() and not self._holds(name, level, x0, y0, x1, y1):
                 continue  # Zarr would come to the same end, many times slower
-            array[(0, *place) if name == "probability" else place] = data.astype(array.dtype, copy=False)
+            with writing(self._folders[name]):
+                array[(0, *place) if name == "probability" else place] = data.astype(array.dtype, copy=False)
 
     def _holds(self, name: str, level: int, x0: int, y0: int, x1: int, y1: int) -> bool:
         """Whether a shard that meets a rectangle is stored; one that is not is all 0."""

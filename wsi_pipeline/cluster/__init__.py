@@ -1,0 +1,1 @@
+"""Where tasks run: this machine, a batch system, Kubernetes, or any Dask scheduler by address."""

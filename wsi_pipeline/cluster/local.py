@@ -1,0 +1,53 @@
+"""Worker processes on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from wsi_pipeline.cluster.worker import READ_AHEAD_THREADS, SETTINGS, environment, exported
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@contextmanager
+def local_workers(*, workers: int | None, threads: int, dashboard: bool) -> Iterator[Client]:
+    """A client of workers that only this machine reaches.
+
+    Args:
+        workers: processes; None starts one per ``threads`` CPU cores.
+        threads: threads of the numerical libraries in each of them.
+        dashboard: whether to start Dask's dashboard.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    # a task's error comes back as an exception; Dask would log its whole traceback besides
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with (
+        dask.config.set(SETTINGS),
+        exported(environment(threads)),
+        LocalCluster(
+            n_workers=workers or max(1, available_cores() // threads),
+            threads_per_worker=READ_AHEAD_THREADS,
+            host="127.0.0.1",
+            dashboard_address=None,
+            # without a dashboard Dask still opens port 8787, and complains when another run has it
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0", "dashboard": dashboard},
+            silence_logs=logging.CRITICAL,
+            preload="wsi_pipeline.cluster.worker",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
