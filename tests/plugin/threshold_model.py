@@ -25,9 +25,10 @@ POINT_BOX = 24
 
 @dataclass
 class ThresholdSegmenter:
-    """``delay`` is the time in seconds that encoding one pair takes."""
+    """``delay`` is the time in seconds that encoding one pair takes, ``fits`` how many pairs it can take at once."""
 
     delay: float = 0.0
+    fits: int = 10**9
     input_size: int = 256
     mask_size: int = 64
     uses_low_patch: bool = False
@@ -36,6 +37,8 @@ class ThresholdSegmenter:
 
     def encode(self, pairs: PairImages) -> np.ndarray:
         """(B, S, S) float32 grey values."""
+        if len(pairs) > self.fits:
+            raise MemoryError
         time.sleep(self.delay * len(pairs))
         return pairs.high.mean(axis=3, dtype=np.float32)
 
@@ -73,7 +76,8 @@ class ThresholdSegmenter:
 
 
 def _build(settings: ModelSettings, *, device: str, dtype: str) -> ThresholdSegmenter:
-    return ThresholdSegmenter(float(os.environ.get("THRESHOLD_MODEL_DELAY", "0")))
+    asked = os.environ.get
+    return ThresholdSegmenter(float(asked("THRESHOLD_MODEL_DELAY", "0")), int(asked("THRESHOLD_MODEL_FITS", "1000")))
 
 
 SPEC = ModelSpec(

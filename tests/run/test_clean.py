@@ -42,6 +42,7 @@ RESULTS = [
 FOREIGN = [
     "notes.txt",
     "annotations.corrected.geojson",
+    "annotations.partly/mine.geojson",
     "masks.ome.zarr/labels/mine/zarr.json",
     "masks.ome.zarr/README",
     ".scratch/notes.txt",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.errors import OutputError
-from wsi_pipeline.run.counts import At, Counting, Counts, Work, duration
+from wsi_pipeline.run.counts import At, Counting, Counts, Work, brief, duration
 from wsi_pipeline.run.folder import Shard
 from wsi_pipeline.run.snapshot import read_snapshots, snapshots
 
@@ -119,6 +119,11 @@ def test_every_shard_has_a_snapshot_and_a_damaged_one_is_passed_over(tmp_path: P
 )
 def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(("number", "said"), [(1890.4, "1,890"), (99.96, "100"), (12.34, "12.3"), (0.04561, "0.0456")])
+def test_rates_are_short(number: float, said: str) -> None:
+    assert brief(number) == said
 
 
 def test_work_adds_up() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from wsi_pipeline.run.ledger import read_lines
+
 pytestmark = pytest.mark.slow
 
 FAULTS = Path(__file__).parents[1] / "faults"
@@ -232,3 +234,13 @@ def test_second_coordinator_is_kept_out_and_one_taken_for_dead_gives_way(
     done = tools.call(*command)
     assert done.code == 0, done.err
     assert tools.contents(output / "ovals") == undisturbed
+
+
+def test_memory_that_is_short_is_remembered_for_the_workflow(
+    words: Any, runs: Any, start: Any, check: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    running = start(words(output, "--workers", 1, export__overview=False), THRESHOLD_MODEL_FITS="1")
+    check(running, output)
+    told = [line for line in read_lines(output / "ledger.jsonl") if "fits" in line]
+    assert [line["fits"] for line in told] == [1], "it is found out once, not by every task"

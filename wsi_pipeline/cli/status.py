@@ -84,7 +84,7 @@ def _shown(now: Status) -> RenderableType:
 def _summary(now: Status) -> RenderableType:
     from rich.table import Table
 
-    from wsi_pipeline.run.counts import duration
+    from wsi_pipeline.run.counts import brief, duration
 
     table = Table.grid(padding=(0, 2))
     table.add_row("run", "going on" if now.alive else "none is going on")
@@ -92,8 +92,8 @@ def _summary(now: Status) -> RenderableType:
     tiles = f" in {now.tiles:,} tiles" if now.tiles else ""
     table.add_row("found", f"{now.objects:,} objects{tiles}")
     if now.rate.slides:
-        tiles = f", {now.rate.tiles:,.3g} tiles/s" if now.rate.tiles else ""
-        table.add_row("rate", f"{now.rate.slides:,.3g} slides/h{tiles}")
+        tiles = f", {brief(now.rate.tiles)} tiles/s" if now.rate.tiles else ""
+        table.add_row("rate", f"{brief(now.rate.slides)} slides/h{tiles}")
     if now.left:
         table.add_row("left", f"about {duration(now.left)}")
     return table

@@ -23,6 +23,7 @@ from wsi_pipeline.run.ledger import Ledger
 from wsi_pipeline.run.progress import Everybody, Reporter, reporter_for
 from wsi_pipeline.run.provenance import host_facts, read_json, write_json
 from wsi_pipeline.run.recipes import make_ready, plain, weights_named
+from wsi_pipeline.run.report import write_report
 from wsi_pipeline.run.requests import SlideRequest, can_be_folder, read_requests
 from wsi_pipeline.run.several import Several
 from wsi_pipeline.run.snapshot import snapshots
@@ -313,8 +314,6 @@ def _assign_ids(requests: Sequence[SlideRequest], ledger: Ledger, reporter: Repo
 
 
 def _write_report(output: Path, reporter: Reporter) -> None:
-    from wsi_pipeline.export.report import write_report
-
     try:
         write_report(output, slides_in(output))
     except OutputError as error:  # the results are there without it

@@ -38,7 +38,9 @@ _BETWEEN = _any_of(
 )
 """Intermediate files, by their path in a slide's folder."""
 
-_RESULTS = _any_of(*map(fnmatch.translate, RESULTS), r"error\.txt", rf"masks\.ome\.zarr/{_ZARR}")
+_RESULTS = _any_of(
+    *(f"(?!.*/){fnmatch.translate(name)}" for name in RESULTS), r"error\.txt", rf"masks\.ome\.zarr/{_ZARR}"
+)
 
 _LEFT = _any_of(r"\.write-test", r"\.lease(?:-\d+-of-\d+|\.[0-9a-f]{16})+", _PARTIAL)
 """What runs that were killed leave in the output folder itself."""

@@ -139,6 +139,11 @@ def _count(numbers: dict[str, int], name: str) -> None:
     numbers[name] = numbers.get(name, 0) + 1
 
 
+def brief(number: float) -> str:
+    """``"1,890"``, ``"12.3"`` or ``"0.0456"``: three digits, or as many as it takes."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def duration(seconds: float) -> str:
     """``"2 h 05 min"``, ``"3 min"`` or ``"40 s"``."""
     if seconds < 60:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.files import beside
+from wsi_pipeline.run.counts import brief, duration
+from wsi_pipeline.run.ledger import SlideRow
+from wsi_pipeline.run.provenance import read_json
+from wsi_pipeline.run.snapshot import of_the_latest, read_snapshots
+from wsi_pipeline.run.status import rate_of
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-    from wsi_pipeline.run.ledger import SlideRow
 
 _ORDER = {"failed": 0, "running": 1, "pending": 2, "empty": 3, "done": 4}
 
@@ -35,8 +38,6 @@ def write_report(output: Path, slides: Iterable[SlideRow]) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    from wsi_pipeline.run.provenance import read_json
-
     run = read_json(output / "run.json") or {}
     slides = sorted(slides, key=lambda row: (_ORDER.get(row.state, len(_ORDER)), row.id))
     page = _template().stream(
@@ -56,8 +57,6 @@ def write_report(output: Path, slides: Iterable[SlideRow]) -> None:
 def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader
 
-    from wsi_pipeline.run.counts import duration
-
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -65,15 +64,11 @@ def _template() -> Template:
         lstrip_blocks=True,
         finalize=lambda value: "" if value is None else value,
     )
-    environment.filters["duration"] = duration
+    environment.filters |= {"brief": brief, "duration": duration}
     return environment.get_template("report.html.jinja")
 
 
 def _totals(output: Path, slides: Sequence[SlideRow]) -> dict[str, Any]:
-    from wsi_pipeline.run.counts import duration
-    from wsi_pipeline.run.snapshot import of_the_latest, read_snapshots
-    from wsi_pipeline.run.status import rate_of
-
     shots = read_snapshots(output)
     seconds = sum(shot.work.seconds for shot in shots)
     states = Counter[str](row.state for row in slides)
@@ -89,8 +84,6 @@ def _totals(output: Path, slides: Sequence[SlideRow]) -> dict[str, Any]:
 
 def _rows(output: Path, slides: Iterable[SlideRow]) -> Iterator[dict[str, Any]]:
     """What the page says of each slide, read when its turn comes: archives are large."""
-    from wsi_pipeline.run.provenance import read_json
-
     for row in slides:
         folder = output / row.id
         facts = read_json(folder / "slide.json") or {} if row.state in ("done", "empty") else {}

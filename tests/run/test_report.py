@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from wsi_pipeline.export.report import time_shares, write_report
 from wsi_pipeline.run.counts import Counts, Work
 from wsi_pipeline.run.ledger import SlideRow
+from wsi_pipeline.run.report import time_shares, write_report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
