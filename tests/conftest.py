@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ settings.register_profile("house", deadline=None, derandomize="CI" in os.environ
 settings.load_profile("house")
 
 PLUGIN = Path(__file__).parent / "plugin"
+SLURM = Path(__file__).parent / "cluster" / "slurm"
+SLURM_COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch")
 COMMAND = [sys.executable, "-c", "from wsi_pipeline.cli import main; main()"]
 
 THRESHOLD = {
@@ -194,3 +197,22 @@ def small_sam() -> Callable[[], Any]:
             return Sam(Variant("small", 256, UNIT_PIXELS, frozenset({"box"}), False, SmallEncoder)).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A SLURM cluster of one node: this machine."""
+    if missing := [name for name in SLURM_COMMANDS if shutil.which(name) is None]:
+        pytest.skip(f"SLURM is not installed: no {', '.join(missing)}")
+    if os.getuid() != 0:
+        pytest.skip("only root can start SLURM")
+    folder = tmp_path_factory.mktemp("slurm")
+    started = subprocess.run([SLURM / "start.sh", folder], capture_output=True, text=True, timeout=120)
+    try:
+        if started.returncode != 0:
+            pytest.skip(f"SLURM does not start here: {started.stderr.strip()}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+            yield
+    finally:
+        subprocess.run([SLURM / "stop.sh", folder], timeout=60)

@@ -51,6 +51,12 @@ def test_missing_extra_is_named(
     assert f"pip install 'wsi-pipeline[{extra}]'" in why_not(system, profile)
 
 
+def test_dashboard_without_its_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsi_pipeline.cluster.connect.find_spec", lambda name: None)
+    with pytest.raises(WsiPipelineError, match="needs the package bokeh"), connect(dashboard=True):
+        pass
+
+
 def test_local_workers_have_their_threads_whatever_the_shell_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with connect(workers=1, threads=2) as client:

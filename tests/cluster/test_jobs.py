@@ -72,7 +72,15 @@ def test_every_system_gets_a_script_that_starts_the_worker(system: str) -> None:
         ("pbs", ["#PBS -q long", "#PBS -A lab", "#PBS -l select=1:ncpus=8:mem=30GB", "#PBS -l walltime=04:00:00"]),
         ("lsf", ["#BSUB -q long", '#BSUB -P "lab"', "#BSUB -n 8", "#BSUB -W 04:00"]),
         ("sge", ["#$ -q long", "#$ -P lab", "#$ -l h_rt=04:00:00"]),
-        ("oar", ["#OAR -q long", "#OAR --project lab", "#OAR -l /nodes=1/core=8,walltime=04:00:00"]),
+        (
+            "oar",
+            [
+                "#OAR -O /lab/jobs/RUN/%jobid%.out",
+                "#OAR -q long",
+                "#OAR --project lab",
+                "#OAR -l /nodes=1/core=8,walltime=04:00:00",
+            ],
+        ),
         ("htcondor", ["MY.DaskWorkerCores = 8", "MY.DaskWorkerMemory = 32000000000"]),
     ],
 )
@@ -112,6 +120,11 @@ def test_gpu_jobs_are_like_the_others_where_the_profile_says_no_more() -> None:
 def test_prologue_comes_before_the_threads_are_set() -> None:
     (text,) = scripts("slurm", profile_of("slurm", prologue=["module load python"]), 1)
     assert text.index("module load python") < text.index("export OMP_NUM_THREADS=1")
+
+
+def test_directive_of_htcondor_is_a_key_and_a_value() -> None:
+    (text,) = scripts("htcondor", profile_of("htcondor", directives=["accounting_group = lab"]), 1)
+    assert "accounting_group = lab" in text.splitlines()
 
 
 def test_options_of_dask_jobqueue_can_be_given() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections import Counter
@@ -16,10 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
-SCRIPTS = Path(__file__).parent / "slurm"
-COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch")
 SLIDES = ("a", "b")
 
 PROFILE = {
@@ -32,25 +29,6 @@ PROFILE = {
     "interval": "1s",
     "workers": 2,
 }
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A SLURM cluster of one node: this machine."""
-    if missing := [name for name in COMMANDS if shutil.which(name) is None]:
-        pytest.skip(f"SLURM is not installed: no {', '.join(missing)}")
-    if os.getuid() != 0:
-        pytest.skip("only root can start SLURM")
-    folder = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run([SCRIPTS / "start.sh", folder], capture_output=True, text=True, timeout=120)
-    try:
-        if started.returncode != 0:
-            pytest.skip(f"SLURM does not start here: {started.stderr.strip()}")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
-            yield
-    finally:
-        subprocess.run([SCRIPTS / "stop.sh", folder], timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -191,10 +169,13 @@ def test_workers_hand_over_before_their_time_is_up(
     assert no_job_is_left()
 
 
-def test_more_jobs_are_submitted_as_there_is_more_to_do(start: Any, seen: Any) -> None:
+def test_more_to_do_means_more_jobs_and_a_stop_cancels_them(start: Any, seen: Any) -> None:
     with start(1, workers={"minimum": 1, "maximum": 3}) as running:
         assert "slurm: 1 job submitted" in running.first_message()
         running.wait_for(lambda: seen()["RUNNING"] == 3)
+        running.process.terminate()
+        assert running.process.wait(timeout=60) == 130
+    assert no_job_is_left()
 
 
 def test_jobs_that_reach_their_walltime_are_replaced(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -75,7 +76,8 @@ def _run_folder(profile: Profile) -> Path:
     """A folder of this run that all nodes see and nobody else may look into."""
     from platformdirs import user_state_path
 
-    parent = Path(profile.folder).expanduser() if profile.folder else user_state_path("wsi-pipeline") / "cluster"
+    folder = profile.folder or str(user_state_path("wsi-pipeline") / "cluster")
+    parent = Path(os.path.expandvars(folder)).expanduser()
     try:
         parent.mkdir(parents=True, exist_ok=True)
         return Path(mkdtemp(prefix="run-", dir=parent.absolute()))

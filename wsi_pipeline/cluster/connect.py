@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,43 +44,29 @@ def connect(
     Raises:
         WsiPipelineError: there is no such cluster, it cannot be used from here, or the profile does not suit it.
     """
-    say = say or _keep_quiet
-    with _open(cluster, profile, workers, threads, demand or Demand(), say, dashboard) as client:
-        if dashboard:
-            say(f"dashboard: {_dashboard_of(client, ours=cluster in (LOCAL, *SYSTEMS))}")
-        yield client
-
-
-def _open(
-    cluster: str,
-    profile: Path | None,
-    workers: int | None,
-    threads: int,
-    demand: Demand,
-    say: Callable[[str], None],
-    dashboard: bool,
-) -> AbstractContextManager[Client]:
-    if ":" in cluster:
-        return running_scheduler(cluster)
-    if cluster not in CLUSTERS:
-        raise WsiPipelineError(
-            "is no cluster", where=cluster, fix=f"Give {', '.join(CLUSTERS)} or an address such as tcp://10.0.0.1:8786"
-        )
-    if dashboard:
-        _check_dashboard()
+    say, demand = say or _keep_quiet, demand or Demand()
+    _check(cluster, dashboard)
+    opened: AbstractContextManager[Client]
     if cluster == LOCAL:
         from wsi_pipeline.cluster.local import local_workers
 
-        return local_workers(workers=workers, threads=threads, dashboard=dashboard)
-    if cluster == KUBERNETES:
+        opened = local_workers(workers=workers, threads=threads, dashboard=dashboard)
+    elif cluster == KUBERNETES:
         from wsi_pipeline.cluster.kubernetes import pods
 
-        return pods(profile, workers=workers, threads=threads, demand=demand)
-    from wsi_pipeline.cluster.batch import batch_workers
+        opened = pods(profile, workers=workers, threads=threads, demand=demand)
+    elif cluster in SYSTEMS:
+        from wsi_pipeline.cluster.batch import batch_workers
 
-    return batch_workers(
-        cluster, profile, workers=workers, threads=threads, demand=demand, say=say, dashboard=dashboard
-    )
+        opened = batch_workers(
+            cluster, profile, workers=workers, threads=threads, demand=demand, say=say, dashboard=dashboard
+        )
+    else:
+        opened = running_scheduler(cluster)
+    with opened as client:
+        if dashboard:
+            say(f"dashboard: {_dashboard_of(client, ours=cluster in (LOCAL, *SYSTEMS))}")
+        yield client
 
 
 @contextmanager
@@ -101,13 +88,15 @@ def running_scheduler(address: str) -> Iterator[Client]:
         yield client
 
 
-def _check_dashboard() -> None:
-    try:
-        import bokeh  # noqa: F401
-    except ImportError:
+def _check(cluster: str, dashboard: bool) -> None:
+    if cluster not in CLUSTERS and ":" not in cluster:
+        raise WsiPipelineError(
+            "is no cluster", where=cluster, fix=f"Give {', '.join(CLUSTERS)} or an address such as tcp://10.0.0.1:8786"
+        )
+    if dashboard and find_spec("bokeh") is None:
         raise WsiPipelineError(
             "the dashboard needs the package bokeh", where="--dashboard", fix="Run pip install bokeh"
-        ) from None
+        )
 
 
 def _dashboard_of(client: Client, *, ours: bool) -> str:

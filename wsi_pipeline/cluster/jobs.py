@@ -29,6 +29,9 @@ JOB_NAME = "wsi-pipeline"
 COMMAND_SECONDS = 60
 """A batch system that does not answer for so long is asked again later."""
 
+KEY_FILES = {"tls_ca_file": "ca.pem", "tls_worker_cert": "worker.pem", "tls_worker_key": "worker.key"}
+"""Where the keys of a run lie in its folder, by Dask's names for them."""
+
 _NO_JOBS = re.compile(r"\bno\b.*\bjobs?\b", re.IGNORECASE)
 """Some systems call it an error to have none."""
 
@@ -44,12 +47,14 @@ class System:
         account: the argument that names who pays; None where there is none.
         walltime: how a job's longest time is written; None where it cannot be given.
         queue: whether jobs are sent to a queue.
+        logs: directives for what jobs print, where dask-jobqueue writes none.
     """
 
     job: str
     account: str | None
     walltime: str | None = "{hours:02}:{minutes:02}:{seconds:02}"
     queue: bool = True
+    logs: tuple[str, ...] = ()
 
 
 SYSTEMS = {
@@ -57,7 +62,7 @@ SYSTEMS = {
     "pbs": System("PBSJob", "account"),
     "lsf": System("LSFJob", "project", walltime="{hours:02}:{minutes:02}"),
     "sge": System("SGEJob", "project"),
-    "oar": System("OARJob", "project"),
+    "oar": System("OARJob", "project", logs=("-O {logs}/%jobid%.out", "-E {logs}/%jobid%.err")),
     "htcondor": System("HTCondorJob", None, walltime=None, queue=False),
 }
 
@@ -152,7 +157,7 @@ class JobQueue:
     def unfinished(self) -> set[str] | None:
         """The numbers of the user's jobs that wait or run; None when the system does not answer."""
         try:
-            done = _call(self.profile.status.format(user=getpass.getuser()))
+            done = _call(self.profile.status.replace("{user}", getpass.getuser()))
         except (OSError, subprocess.TimeoutExpired):
             return None
         if done.returncode != 0 and not _NO_JOBS.search(done.stderr):
@@ -190,7 +195,7 @@ class JobQueue:
             "log_directory": str(self.logs),
             "security": self.security,
             "job_script_prologue": [*profile.prologue, *_exports(self.threads)],
-            "job_extra_directives": _directives(self.system, kind.directives),
+            "job_extra_directives": self._directives(kind),
             "worker_extra_args": _worker_arguments(profile, kind),
         }
         if system.queue:
@@ -204,6 +209,13 @@ class JobQueue:
         job = type(base.__name__, (base,), {"worker_process_threads": kind.threads})
         made: Job = job(self.scheduler, name=name, **options | profile.options)
         return made
+
+    def _directives(self, kind: JobKind) -> list[str] | dict[str, str]:
+        logs = [line.format(logs=self.logs) for line in SYSTEMS[self.system].logs]
+        if self.system != "htcondor":
+            return [*logs, *kind.directives]
+        pairs = (line.partition("=") for line in kind.directives)
+        return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def check_system(system: str) -> None:
@@ -234,10 +246,6 @@ def scripts(system: str, profile: Profile, threads: int) -> list[str]:
         return [queue.script(kind, f"{kind.name}-0").replace(logs, str(folder)) for kind in kinds]
 
 
-KEY_FILES = {"tls_ca_file": "ca.pem", "tls_worker_cert": "worker.pem", "tls_worker_key": "worker.key"}
-"""Where the keys of a run lie in its folder, by Dask's names for them."""
-
-
 def _job_class(system: str) -> type[Job]:
     try:
         module = import_module("dask_jobqueue")
@@ -259,13 +267,6 @@ def _worker_arguments(profile: Profile, kind: JobKind) -> list[str]:
 
 def _exports(threads: int) -> list[str]:
     return [f"export {name}={value}" for name, value in remote_environment(threads).items()]
-
-
-def _directives(system: str, lines: list[str]) -> list[str] | dict[str, str]:
-    if system != "htcondor":
-        return lines
-    pairs = (line.partition("=") for line in lines)
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _clock(seconds: float, form: str) -> str:

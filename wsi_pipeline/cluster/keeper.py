@@ -162,7 +162,7 @@ class Keeper:
         return job.seen is not None and now - job.seen > ABSENT_SECONDS
 
     def _back_off(self, crew: Crew, failed: list[RunningJob]) -> None:
-        said = self._queue.last_line(failed[-1].number) or "they printed nothing"
+        said = self._queue.last_line(failed[-1].number) or "nothing was printed"
         count = f"{len(failed)} jobs" if len(failed) > 1 else "a job"
         self._pause(crew, f"{count} ended right after the start: {said}")
 

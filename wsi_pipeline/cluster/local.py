@@ -6,12 +6,13 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.cluster.worker import READ_AHEAD_THREADS, SETTINGS, environment, exported
+from wsi_pipeline.errors import WsiPipelineError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 
 @contextmanager
@@ -24,14 +25,14 @@ def local_workers(*, workers: int | None, threads: int, dashboard: bool) -> Iter
         dashboard: whether to start Dask's dashboard.
     """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     # a task's error comes back as an exception; Dask would log its whole traceback besides
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
         dask.config.set(SETTINGS),
         exported(environment(threads)),
-        LocalCluster(
+        _started(
             n_workers=workers or max(1, available_cores() // threads),
             threads_per_worker=READ_AHEAD_THREADS,
             host="127.0.0.1",
@@ -44,6 +45,22 @@ def local_workers(*, workers: int | None, threads: int, dashboard: bool) -> Iter
         Client(cluster) as client,
     ):
         yield client
+
+
+def _started(**options: Any) -> LocalCluster:
+    """A cluster whose workers are there.
+
+    Raises:
+        WsiPipelineError: they end as they start.
+    """
+    from distributed import LocalCluster
+
+    try:
+        return LocalCluster(**options)
+    except RuntimeError as error:
+        raise WsiPipelineError(
+            f"the workers do not start ({error})", where="this machine", fix="Free some memory, or give fewer --workers"
+        ) from None
 
 
 def available_cores() -> int:

@@ -20,8 +20,8 @@ GPU = "GPU"
 CONNECT_SECONDS = 60
 """A run of weeks must not die because one worker was busy in C code for a minute."""
 
-LOST_WORKERS = 10
-"""Workers that a task may lose before Dask calls it bad: whether it is, the coordinator decides."""
+LOST_WORKERS = 3
+"""Workers that a task may lose before Dask calls it bad: whether it is, the coordinator decides, see ``run.flow``."""
 
 SETTINGS = {
     "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",

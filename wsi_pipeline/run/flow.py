@@ -27,7 +27,8 @@ AHEAD = 8
 """Slots that a stage waits for at once, so that no later slide's gets one before it can ask for the next."""
 
 DEATHS = 5
-"""Workers that may end while they are at one task before it is blamed; a lost node or a walltime is no one's fault."""
+"""How often Dask may call a task bad, each time after several workers ended under it, before it is blamed: lost nodes
+and walltimes are nobody's fault."""
 
 LOOK_SECONDS = 2.0
 """How old what is known about the workers may be."""
@@ -116,7 +117,7 @@ class Flow:
             Exception: whatever the first failing task raised; tasks in flight are cancelled.
         """
         lane = _Lane(order, weight)
-        resources = {"GPU": 1} if model and self.capacity.gpu_threads else None
+        resources = {"GPU": 1} if model and self._has_gpu() else None
         waiting, running = iter(tasks), dict[Any, tuple[int, tuple[Any, ...]]]()
         deaths: dict[int, int] = {}
         self._enter(lane, total)
@@ -177,6 +178,10 @@ class Flow:
             self._stopped = True
             for inbox in self._inboxes:
                 inbox.put(None)
+
+    def _has_gpu(self) -> bool:
+        """Whether workers with a GPU are there or will come: what they round differently others must not do."""
+        return bool(self.capacity.gpu_threads) or (self._demand is not None and self._demand.gpu)
 
     def _submit(
         self, function: Callable[..., Any], task: tuple[int, tuple[Any, ...]], lane: _Lane, resources: Any
