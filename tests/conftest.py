@@ -199,7 +199,7 @@ def small_sam() -> Callable[[], Any]:
     return build
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A SLURM cluster of one node: this machine."""
     if missing := [name for name in SLURM_COMMANDS if shutil.which(name) is None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,11 +60,11 @@ class FakeClient:
     def scheduler_info(self, n_workers: int) -> dict:
         return {"workers": dict(enumerate(self.workers))}
 
-    def submit(self, function: Any, *arguments: Any, **options: Any) -> FakeFuture:
-        future = FakeFuture(lambda: function(*arguments))
-        self.handed.append((future, options))
+    def map(self, function: Any, arguments: list[Any], **options: Any) -> list[FakeFuture]:
+        futures = [FakeFuture(partial(function, one)) for one in arguments]
+        self.handed += [(future, options) for future in futures]
         self.most = max(self.most, len(self.handed))
-        return future
+        return futures
 
     def cancel(self, futures: list, force: bool) -> None:
         self.cancelled += futures
@@ -71,6 +72,9 @@ class FakeClient:
             self.handed = [one for one in self.handed if one[0] is not future]
             future.status = "cancelled"
             future.tell()
+
+    def gather(self, futures: list[FakeFuture]) -> list[Any]:
+        return [future.result() for future in futures]
 
     def work(self) -> None:
         self.handed.pop(0)[0].run()

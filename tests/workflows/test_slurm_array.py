@@ -99,12 +99,13 @@ def test_array_goes_on_after_a_requeue_to_the_same_bytes(
     # what SLURM itself does shortly before a job's time is up, but counts in minutes
     ask("scancel", "--signal=USR1", "--batch", f"{job}_1")
     wait_for(lambda: "Restarts=1" in ask("scontrol", "show", "job", f"{job}_1"))
-    ask("scontrol", "update", f"JobId={job}_1", "StartTime=now")
 
     def states() -> list[str]:
         return re.findall(r"JobState=(\w+)", ask("scontrol", "show", "job", job))
 
-    wait_for(lambda: states() == ["COMPLETED", "COMPLETED"])
+    wait_for(lambda: not {"PENDING", "RUNNING", "COMPLETING"} & set(states()))
+    logs = [path.read_text() for path in sorted(tmp_path.glob("*.log"))]
+    assert states() == ["COMPLETED", "COMPLETED"], logs
     assert {name: tools.contents(tmp_path / "out" / name) for name in expected} == expected
     assert "run the same command again to go on" in (tmp_path / f"wsi-pipeline-{job}-1.log").read_text()
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from functools import partial
+from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.errors import WorkerError
@@ -56,6 +59,15 @@ class _Lane:
     asked: int = 0
     inbox: SimpleQueue[Any] = field(default_factory=SimpleQueue)
 
+    def receive(self) -> tuple[int, list[Future]]:
+        """Wait for something, and take all that is there: the number of slots, and the tasks that ended."""
+        told = [self.inbox.get()]
+        with suppress(Empty):
+            while True:
+                told.append(self.inbox.get_nowait())
+        ended = [future for future in told if future is not None]
+        return len(told) - len(ended), ended
+
 
 class Flow:
     """Shared by all slides of a run.
@@ -86,7 +98,8 @@ class Flow:
         """Of the workers there are now, or were a moment ago."""
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
-            self._capacity = _capacity(self._client)
+            with suppress(OSError, TimeoutError):  # the scheduler is busy: what was known a moment ago will do
+                self._capacity = _capacity(self._client)
         return self._capacity
 
     def run(
@@ -124,26 +137,22 @@ class Flow:
         try:
             self._ask(lane, AHEAD)
             while lane.asked or running:
-                future = lane.inbox.get()
+                slots, ended = lane.receive()
                 if self._stopped:
                     raise Stopped
-                if future is None:  # a slot
-                    lane.asked -= 1
-                    task = next(waiting, None)
-                    if task is None:
-                        self._ask_no_more(lane)
-                        continue
-                    running[self._submit(function, task, lane, resources)] = task
-                    self._ask(lane, 1)
-                    continue
-                number, arguments = running.pop(future)
-                if self._lost(future, number, deaths):
-                    self._take(lane)
-                    running[self._submit(function, (number, arguments), lane, resources)] = number, arguments
-                    continue
-                on_result(number, future.result())
-                future.release()
-                self.ended += 1
+                handed, whole = self._use(lane, slots, waiting), dict[Any, int]()
+                for future in ended:
+                    number, arguments = running.pop(future)
+                    if self._lost(future, number, deaths):
+                        self._take(lane)
+                        handed.append((number, arguments))
+                    else:
+                        whole[future] = number
+                running |= self._submit(function, handed, lane, resources)
+                for future, result in self._results(whole):
+                    on_result(whole[future], result)
+                    future.release()
+                    self.ended += 1
         except BaseException:
             self._client.cancel(list(running), force=True)
             raise
@@ -184,11 +193,42 @@ class Flow:
         return bool(self.capacity.gpu_threads) or (self._demand is not None and self._demand.gpu)
 
     def _submit(
-        self, function: Callable[..., Any], task: tuple[int, tuple[Any, ...]], lane: _Lane, resources: Any
-    ) -> Future:
-        future = self._client.submit(function, *task[1], pure=False, priority=-lane.order, resources=resources)
-        future.add_done_callback(lambda done: self._give_back(lane, done))
-        return future
+        self, function: Callable[..., Any], tasks: list[tuple[int, tuple[Any, ...]]], lane: _Lane, resources: Any
+    ) -> dict[Any, tuple[int, tuple[Any, ...]]]:
+        """Hand tasks over, together as every request takes its time."""
+        if not tasks:
+            return {}
+        futures = self._client.map(
+            partial(_apply, function),
+            [arguments for _, arguments in tasks],
+            key=function.__name__,  # Dask learns how long tasks of a name take
+            pure=False,
+            priority=-lane.order,
+            resources=resources,
+        )
+        for future in futures:
+            future.add_done_callback(partial(self._give_back, lane))
+        return dict(zip(futures, tasks, strict=True))
+
+    def _use(
+        self, lane: _Lane, slots: int, waiting: Iterator[tuple[int, tuple[Any, ...]]]
+    ) -> list[tuple[int, tuple[Any, ...]]]:
+        """A task for each slot as long as there are tasks, and new slots asked for; else what is too many goes back."""
+        lane.asked -= slots
+        used = list(islice(waiting, slots))
+        if len(used) < slots:
+            self._ask_no_more(lane, slots - len(used))
+        elif used:
+            self._ask(lane, slots)
+        return used
+
+    def _results(self, ended: Iterable[Future]) -> Iterator[tuple[Future, Any]]:
+        """What tasks returned, fetched together as every request takes its time; an error comes after all results."""
+        whole = [future for future in ended if future.status == "finished"]
+        yield from zip(whole, self._client.gather(whole), strict=True)
+        for future in ended:
+            if future.status == "error":
+                future.result()
 
     def _lost(self, future: Future, number: int, deaths: dict[int, int]) -> bool:
         """Whether a task ended without an answer because of what happened to workers, and may be asked again."""
@@ -235,11 +275,11 @@ class Flow:
                 heapq.heappush(self._waiting, (lane.order, self._asked, lane))
             self._grant(capacity)
 
-    def _ask_no_more(self, lane: _Lane) -> None:
-        """Give back the slot that a lane has no task for, and all that it waits for."""
+    def _ask_no_more(self, lane: _Lane, slots: int) -> None:
+        """Give back the slots that a lane has no tasks for, and all that it waits for."""
         with self._lock:
             lane.asked -= self._withdraw(lane)
-            self._free(lane, 1)
+            self._free(lane, slots)
 
     def _withdraw(self, lane: _Lane) -> int:
         others = [entry for entry in self._waiting if entry[2] is not lane]
@@ -275,6 +315,10 @@ class Flow:
             self._under_way += 1
             self._weight += lane.weight
             lane.inbox.put(None)
+
+
+def _apply(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments)
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -6,11 +6,12 @@ again by it. So do models, see ``worker_models``.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,6 +61,15 @@ class SlideJob:
     output: Path
     embeddings: Path | None = None
     fits: int | None = None
+    _packed: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        values = [getattr(self, one.name) for one in fields(self) if one.init]
+        object.__setattr__(self, "_packed", pickle.dumps(values))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Packed once, not for every task and once more for every hand that it goes through."""
+        return _unpacked, (self._packed,)
 
     def open(self) -> Slide:
         """This process's handle of the slide."""
@@ -117,6 +127,11 @@ class SlideJob:
     @property
     def fill_holes_px(self) -> float:
         return self.workflow.vectorize.fill_holes / self.grid.mpp**2
+
+
+@lru_cache(maxsize=16)
+def _unpacked(packed: bytes) -> SlideJob:
+    return SlideJob(*pickle.loads(packed))  # noqa: S301 - it comes from the coordinator, as the task does
 
 
 def save_plan(plan: TilePlan, path: Path) -> None:
