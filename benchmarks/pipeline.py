@@ -16,8 +16,8 @@ from pathlib import Path
 
 from wsi_pipeline.cli.demo import ROI
 from wsi_pipeline.cli.run import parse_roi
-from wsi_pipeline.run.archive import RunOptions, run_archive
 from wsi_pipeline.cluster.local import available_cores
+from wsi_pipeline.run.archive import RunOptions, run_archive
 from wsi_pipeline.workflow import load_workflow
 
 
