@@ -61,7 +61,8 @@ def render(found: Mapping[str, Any]) -> str:
             (_costs(run) for run in _named(found, "at once")),
         ),
         "",
-        "The scheduler never knows more tasks than are under way or being forgotten, however many there are to do.",
+        "Looked at twice a second, the scheduler held the tasks that were under way or being forgotten, however many "
+        "there were to do.",
         "",
         "## How well workers are kept busy",
         "",

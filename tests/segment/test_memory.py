@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
 import shapely
@@ -30,28 +32,27 @@ def small(fakes):
     return Small()
 
 
-def test_work_is_halved_until_it_fits_and_keeps_its_order() -> None:
+def three_fit() -> tuple[Callable[[Sequence[int]], list[int]], list[int]]:
+    """Work that doubles numbers, at most three at once, and the list of how many it was given."""
     sizes: list[int] = []
 
-    def work(items) -> list[int]:
+    def work(items: Sequence[int]) -> list[int]:
         sizes.append(len(items))
         if len(items) > 3:
             raise MemoryError
         return [2 * item for item in items]
 
+    return work, sizes
+
+
+def test_work_is_halved_until_it_fits_and_keeps_its_order() -> None:
+    work, sizes = three_fit()
     assert in_halves(work, range(10)) == [2 * item for item in range(10)]
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
 
 
 def test_what_fits_is_remembered_by_whoever_is_asked_to() -> None:
-    sizes: list[int] = []
-
-    def work(items) -> list[int]:
-        sizes.append(len(items))
-        if len(items) > 3:
-            raise MemoryError
-        return [2 * item for item in items]
-
+    work, sizes = three_fit()
     known = Fitting()
     with fitting(known):
         in_halves(work, range(10))
