@@ -6,7 +6,7 @@ import _thread
 import logging
 import os
 import signal
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,9 +22,9 @@ from wsi_pipeline.run.folder import Shard, open_folder, remove_partial_files, sl
 from wsi_pipeline.run.ledger import Ledger
 from wsi_pipeline.run.progress import Everybody, Reporter, reporter_for
 from wsi_pipeline.run.provenance import host_facts, read_json, write_json
-from wsi_pipeline.run.recipes import make_ready, plain, weights_named
+from wsi_pipeline.run.recipes import Models, make_ready, models_part, name_models
 from wsi_pipeline.run.report import write_report
-from wsi_pipeline.run.requests import SlideRequest, can_be_folder, read_requests
+from wsi_pipeline.run.requests import Settings, SlideRequest, can_be_folder, read_requests
 from wsi_pipeline.run.several import Several
 from wsi_pipeline.run.snapshot import snapshots
 from wsi_pipeline.run.walk import Recipe, RunContext, SlideTask
@@ -32,8 +32,6 @@ from wsi_pipeline.workflow import QuPathPrompts, Workflow, change_workflow
 
 MOST_AT_ONCE = 64
 """Slides in work at a time; each has a thread of the coordinator and intermediate files on disk."""
-
-Settings = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +93,10 @@ def run_archive(
     options = _absolute(options)
     change = partial(change_workflow, workflow)
     requests = read_requests(slides, change)
-    workflows = {(): workflow} | {one.settings: change(dict(one.settings)) for one in requests}
-    notes = _check_models(workflows)
-    weights = {settings: weights_named(changed) for settings, changed in workflows.items()}
-    prompts = [_prompts_of(one, len(requests), workflows[one.settings], options) for one in requests]
+    models = name_models((one.settings for one in requests), change)
+    prompts = [_prompts_of(one, len(requests), models[models_part(one.settings)].workflow, options) for one in requests]
     reporter = Everybody([reporter or reporter_for(), snapshots(options.output, options.shard)])
-    for note in notes:
+    for note in dict.fromkeys(note for one in models.values() for note in one.notes):
         reporter.say(note)
     lost = _Lost()
     try:
@@ -121,7 +117,7 @@ def run_archive(
             todo = [number for number in range(len(requests)) if _is_ours(number, ids[number], options)]
             try:
                 with _flow(options, reporter) as flow:
-                    recipes = _make_ready(flow, workflows, weights, options, slides)
+                    recipes = _make_ready(flow, models, options, slides)
                     reporter.slides(len(todo))
                     context = RunContext(
                         flow=flow,
@@ -139,7 +135,7 @@ def run_archive(
                             id=ids[number],
                             source=requests[number].source,
                             label=requests[number].label,
-                            recipe=recipes[requests[number].settings],
+                            recipe=_recipe(requests[number].settings, recipes, change),
                             mpp=requests[number].mpp or options.mpp,
                             prompts=prompts[number],
                             output=options.output / ids[number],
@@ -211,27 +207,16 @@ def _absolute(options: RunOptions) -> RunOptions:
     )
 
 
-def _check_models(workflows: Mapping[Settings, Workflow]) -> list[str]:
-    """What people should know about the models of all workflows, each said once."""
-    from wsi_pipeline.models.registry import check_models
-
-    return list(dict.fromkeys(note for workflow in workflows.values() for note in check_models(workflow)))
-
-
 def _make_ready(
-    flow: Flow,
-    workflows: Mapping[Settings, Workflow],
-    weights: Mapping[Settings, list[dict[str, Any]]],
-    options: RunOptions,
-    slides: Sequence[str | Path],
+    flow: Flow, models: Mapping[Settings, Models], options: RunOptions, slides: Sequence[str | Path]
 ) -> dict[Settings, Recipe]:
-    """The recipe of every workflow; what they are is left in ``run.json``."""
+    """The recipe of all models; what they are is left in ``run.json``."""
     path = options.output / "run.json"
     earlier = read_json(path) or {}
     recipes, told = {}, []
-    for settings, workflow in workflows.items():
-        recipes[settings], model = make_ready(flow, workflow, weights[settings], earlier)
-        told.append({"workflow": plain(workflow), "weights": weights[settings], "model": model})
+    for part, one in models.items():
+        recipes[part], facts = make_ready(flow, one, earlier)
+        told.append(facts)
     first, *changed = told
     asked = {
         "slides": [_as_given(one) for one in slides],
@@ -244,6 +229,14 @@ def _make_ready(
     }
     write_json(path, first | {"changed": changed, "threads": options.threads, "asked": asked, "host": host_facts()})
     return recipes
+
+
+def _recipe(
+    settings: Settings, recipes: Mapping[Settings, Recipe], change: Callable[[dict[str, Any]], Workflow]
+) -> Recipe:
+    """A slide's recipe, made when its turn comes: every slide of an archive may have settings of its own."""
+    ready = recipes[models_part(settings)]
+    return replace(ready, workflow=change(dict(settings)), settings=settings) if settings else ready
 
 
 def _as_given(source: str | Path) -> str:

@@ -171,6 +171,7 @@ def _finish(walk: Walk, objects: int, remote: RemoteFile | None) -> None:
     facts = {
         "state": state,
         "fingerprint": walk.fingerprint,
+        "settings": dict(task.recipe.settings),
         "slide": asdict(info),
         "mpp": [info.resolution.x, info.resolution.y],
         "mpp_source": info.mpp_source,

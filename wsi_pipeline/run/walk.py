@@ -32,17 +32,19 @@ class Recipe:
         weights: facts about every file of weights.
         dtypes: precision of the model of each stage.
         input_size: px of the patches that the first stage takes.
+        settings: what a manifest changed of the run's workflow.
     """
 
     workflow: Workflow
     weights: list[dict[str, Any]]
     dtypes: Mapping[str, str]
     input_size: int
+    settings: tuple[tuple[str, Any], ...] = ()
 
     @cached_property
     def key(self) -> str:
-        """Short hash of the workflow."""
-        return fingerprint_of(self.workflow.model_dump(mode="json", by_alias=True))
+        """Short hash of what the memory that a patch takes follows from."""
+        return fingerprint_of(self.workflow.model_dump(mode="json", include={"segment", "refine", "prompts"}))
 
 
 @dataclass(frozen=True, slots=True)
