@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 	$(BIN)/wsi-pipeline demo --output demo-output
 
 test: $(INSTALLED) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slurm: $(INSTALLED)
 	$(BIN)/python -m pytest -m slurm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,7 +208,12 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         pytest.skip(f"SLURM is not installed: no {', '.join(missing)}")
     if os.getuid() != 0:
         pytest.skip("only root can start SLURM")
-    folder = tmp_path_factory.mktemp("slurm")
+    with (Path(tempfile.gettempdir()) / "wsi-pipeline-slurm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two of them on one machine get into each other's way
+        yield from _slurm_in(tmp_path_factory.mktemp("slurm"))
+
+
+def _slurm_in(folder: Path) -> Iterator[None]:
     started = subprocess.run([SLURM / "start.sh", folder], capture_output=True, text=True, timeout=120)
     try:
         if started.returncode != 0:

@@ -78,7 +78,6 @@ def test_cancelled_task_outlives_its_run_and_is_not_queued_again(task: Any, tmp_
 
 @pytest.mark.slow
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 def test_array_goes_on_after_a_requeue_to_the_same_bytes(
     tools: Any,
     slurm: None,
