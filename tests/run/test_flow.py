@@ -200,6 +200,18 @@ def test_task_whose_worker_ended_is_asked_again_and_blamed_only_in_the_end() -> 
     assert deaths[5] == 99 - module.DEATHS
 
 
+def test_result_that_is_lost_with_its_worker_is_waited_for() -> None:
+    client = FakeClient()
+    lane = Lane(Flow(client), "a", tasks=3)
+    wait_until(lambda: len(client.handed) == 3)
+    future, _ = client.handed.pop(0)
+    future._result, future.status = ("a", 0), "lost"
+    future.tell()
+    finish(client, lane)
+    assert lane.error is None
+    assert lane.results == {n: ("a", n) for n in range(3)}
+
+
 def test_task_that_the_scheduler_forgot_is_asked_again() -> None:
     client = FakeClient()
     lane = Lane(Flow(client), "a", tasks=3)

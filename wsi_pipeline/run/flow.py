@@ -223,8 +223,11 @@ class Flow:
         return used
 
     def _results(self, ended: Iterable[Future]) -> Iterator[tuple[Future, Any]]:
-        """What tasks returned, fetched together as every request takes its time; an error comes after all results."""
-        whole = [future for future in ended if future.status == "finished"]
+        """What tasks returned, fetched together as every request takes its time; an error comes after all results.
+
+        What was lost with its worker meanwhile is computed again, and waited for.
+        """
+        whole = [future for future in ended if future.status != "error"]
         yield from zip(whole, self._client.gather(whole), strict=True)
         for future in ended:
             if future.status == "error":
