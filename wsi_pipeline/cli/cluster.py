@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import typer
 
+from wsi_pipeline.cli import shared_options as shared
 from wsi_pipeline.errors import EXIT_BAD_INPUT, WsiPipelineError
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ app = typer.Typer(no_args_is_help=True, help="Try a cluster, and see what it is 
 Cluster = Annotated[
     str, typer.Option("--cluster", help="slurm, pbs, lsf, sge, oar, htcondor, kubernetes, local or an address.")
 ]
-ProfileFile = Annotated[
-    Path | None, typer.Option("--cluster-profile", help="YAML file about the cluster, see `cluster profiles`.")
-]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the numerical libraries in each worker.")]
 
 
 @app.command()
@@ -44,7 +41,7 @@ def profiles() -> None:
 
 
 @app.command()
-def script(cluster: Cluster, profile: ProfileFile = None, threads: Threads = 1) -> None:
+def script(cluster: Cluster, profile: shared.Profile = None, threads: shared.Threads = 1) -> None:
     """Print the job scripts that a run would submit; what is known later stands in capitals.
 
     Example: `wsi-pipeline cluster script --cluster slurm --cluster-profile cluster.yaml`
@@ -66,8 +63,8 @@ def script(cluster: Cluster, profile: ProfileFile = None, threads: Threads = 1) 
 @app.command()
 def check(
     cluster: Cluster = "local",
-    profile: ProfileFile = None,
-    threads: Threads = 1,
+    profile: shared.Profile = None,
+    threads: shared.Threads = 1,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A folder that runs will write to; workers have to see it.")
     ] = Path(),

@@ -8,20 +8,20 @@ from typing import Annotated
 
 import typer
 
-from wsi_pipeline.cli import where
+from wsi_pipeline.cli import shared_options as shared
 
 
 def retry(
     output: Annotated[Path, typer.Argument(help="Output folder of a run.")],
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed, not what was never finished.")] = False,
-    workers: where.Workers = None,
-    cluster: where.Cluster = "local",
-    profile: where.Profile = None,
-    shard: where.ShardOf = None,
-    slides_at_once: where.SlidesAtOnce = None,
-    patience: where.Patience = 60,
-    log_json: where.LogJson = None,
-    prometheus: where.Prometheus = None,
+    workers: shared.Workers = None,
+    cluster: shared.Cluster = "local",
+    profile: shared.Profile = None,
+    shard: shared.ShardOf = None,
+    slides_at_once: shared.SlidesAtOnce = None,
+    patience: shared.Patience = 60,
+    log_json: shared.LogJson = None,
+    prometheus: shared.Prometheus = None,
 ) -> None:
     """Run again what is not finished, with the slides, workflow and options of the last run into that folder.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_pipeline.cli import where
+from wsi_pipeline.cli import shared_options as shared
 from wsi_pipeline.errors import WorkflowError
 
 
@@ -37,21 +37,19 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Change one key of the workflow, e.g. --set segment.model=sam. Repeatable."),
     ] = None,
-    workers: where.Workers = None,
-    threads: Annotated[
-        int, typer.Option("--threads", min=1, help="Threads of the numerical libraries in each worker.")
-    ] = 1,
-    cluster: where.Cluster = "local",
-    profile: where.Profile = None,
-    shard: where.ShardOf = None,
-    slides_at_once: where.SlidesAtOnce = None,
+    workers: shared.Workers = None,
+    threads: shared.Threads = 1,
+    cluster: shared.Cluster = "local",
+    profile: shared.Profile = None,
+    shard: shared.ShardOf = None,
+    slides_at_once: shared.SlidesAtOnce = None,
     staging: Annotated[
         Path | None,
         typer.Option("--staging", metavar="FOLDER", help="Where remote slides are copied while they are in work."),
     ] = None,
-    patience: where.Patience = 60,
-    log_json: where.LogJson = None,
-    prometheus: where.Prometheus = None,
+    patience: shared.Patience = 60,
+    log_json: shared.LogJson = None,
+    prometheus: shared.Prometheus = None,
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Start Dask's dashboard and say where.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results of another workflow in the output folder.")

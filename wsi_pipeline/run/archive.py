@@ -25,7 +25,7 @@ from wsi_pipeline.run.provenance import host_facts, read_json, write_json
 from wsi_pipeline.run.recipes import Models, make_ready, models_part, name_models
 from wsi_pipeline.run.report import write_report
 from wsi_pipeline.run.requests import Settings, SlideRequest, can_be_folder, read_requests
-from wsi_pipeline.run.several import Several
+from wsi_pipeline.run.slide_pool import SlidePool
 from wsi_pipeline.run.snapshot import snapshots
 from wsi_pipeline.run.walk import Recipe, RunContext, SlideTask
 from wsi_pipeline.workflow import QuPathPrompts, Workflow, change_workflow
@@ -130,7 +130,7 @@ def run_archive(
                         staging=options.staging or options.output / ".staged",
                     )
                     at_once = partial(_at_once, flow, options)
-                    Several(context, at_once, options.patience).run(
+                    SlidePool(context, at_once, options.patience).run(
                         SlideTask(
                             id=ids[number],
                             source=requests[number].source,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Self
 
 from wsi_pipeline.errors import OutputError, WorkflowError
-from wsi_pipeline.files import writing
 from wsi_pipeline.run.lease import Lease, is_held
 from wsi_pipeline.run.ledger import Ledger, SlideRow, State, read_ledger
 from wsi_pipeline.run.provenance import read_json
@@ -111,7 +110,7 @@ def holding(
         OutputError: another run is using it, or it cannot be written.
     """
     with Lease(path / f"{_LEASE}{shard.suffix if shard else ''}", lost=lost, say=say):
-        if _held(lease for lease in _leases(path) if not _beside(lease, shard)):
+        if _held(lease for lease in _leases(path) if not _same_archive(lease, shard)):
             # a whole run and shards, or shards of different counts, would do the same slides
             raise OutputError(
                 "another run is using this folder, with another --shard",
@@ -164,7 +163,7 @@ def _probe(path: Path) -> None:
         ) from None
 
 
-def _beside(lease: Path, shard: Shard | None) -> bool:
+def _same_archive(lease: Path, shard: Shard | None) -> bool:
     """Whether the holder of a lease is this run, or another shard of it."""
     return lease.name == _LEASE if shard is None else lease.name.endswith(f"-of-{shard.count}")
 
@@ -181,5 +180,5 @@ def _ledgers(path: Path) -> list[Path]:
 def remove_partial_files(path: Path) -> None:
     """What a killed run was writing in the folder itself."""
     for left in path.glob("*.partial"):
-        with suppress(OSError), writing(left):
+        with suppress(OSError):
             left.unlink(missing_ok=True)

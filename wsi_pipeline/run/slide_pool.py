@@ -21,7 +21,7 @@ LONGEST_WAIT = 30.0
 """Seconds between two tries at storage that is full or does not answer."""
 
 
-class Several:
+class SlidePool:
     """Runs slides, the first ones first.
 
     Args:

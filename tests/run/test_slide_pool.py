@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from wsi_pipeline.errors import DamagedFileError, SlideError, StorageError
-from wsi_pipeline.run import several as module
+from wsi_pipeline.run import slide_pool as module
 from wsi_pipeline.run.flow import Stopped
 from wsi_pipeline.run.ledger import Ledger
-from wsi_pipeline.run.several import Several
+from wsi_pipeline.run.slide_pool import SlidePool
 from wsi_pipeline.run.walk import Recipe, SlideTask
 from wsi_pipeline.workflow import load_workflow
 
@@ -72,7 +72,7 @@ class Stage:
                 output.mkdir(exist_ok=True)
                 yield SlideTask(name, f"/{name}.svs", f"/{name}.svs", recipe, None, None, output, order)
 
-        Several(self.context, lambda: at_once, patience).run(tasks())
+        SlidePool(self.context, lambda: at_once, patience).run(tasks())
         return {row.id: row.state for row in self.ledger.slides()}
 
 
@@ -112,7 +112,7 @@ def test_more_are_begun_when_workers_come(stage: Stage) -> None:
     room = iter([1] + [4] * 1000)
     together = threading.Barrier(4, timeout=10)
     stage.does = {name: [lambda: together.wait() and None] for name in "abcd"}
-    several = Several(stage.context, lambda: next(room), 60)
+    several = SlidePool(stage.context, lambda: next(room), 60)
     recipe = Recipe(load_workflow("tissue"), [], {}, 0)
     for name in "abcd":
         stage.ledger.add(name, name)
@@ -208,5 +208,5 @@ def test_remote_slide_that_fails_leaves_no_copy(stage: Stage, monkeypatch: pytes
     stage.ledger.add("a", "s3://bucket/a.svs")
     stage.does = {"a": [fail(SlideError("is torn"))]}
     task = SlideTask("a", "s3://bucket/a.svs", "s3://bucket/a.svs", recipe, None, None, stage.folder / "a")
-    Several(stage.context, lambda: 1, 1).run([task])
+    SlidePool(stage.context, lambda: 1, 1).run([task])
     assert released == [("s3://bucket/a.svs", stage.folder / ".staged")]

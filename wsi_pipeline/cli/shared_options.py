@@ -9,6 +9,8 @@ import typer
 
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Local worker processes.")]
 
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the numerical libraries in each worker.")]
+
 Cluster = Annotated[
     str,
     typer.Option(
