@@ -19,7 +19,7 @@ from wsi_pipeline.cluster.demand import Demand
 from wsi_pipeline.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED, OutputError, PromptError
 from wsi_pipeline.run.flow import Flow
 from wsi_pipeline.run.folder import Shard, open_folder, remove_partial_files, slides_in
-from wsi_pipeline.run.ledger import Ledger
+from wsi_pipeline.run.ledger import FINISHED, Ledger
 from wsi_pipeline.run.progress import Everybody, Reporter, reporter_for
 from wsi_pipeline.run.provenance import host_facts, read_json, write_json
 from wsi_pipeline.run.recipes import Models, make_ready, models_part, name_models
@@ -145,7 +145,7 @@ def run_archive(
                     )
             finally:
                 _write_report(options.output, reporter)
-            failed = [ids[number] for number in todo if _state(ledger, ids[number]) == "failed"]
+            unfinished = [ids[number] for number in todo if _state(ledger, ids[number]) not in FINISHED]
     except KeyboardInterrupt:
         if lost.is_so:
             raise OutputError(
@@ -157,7 +157,7 @@ def run_archive(
         return EXIT_INTERRUPTED
     finally:
         reporter.close()
-    return EXIT_SOME_FAILED if failed else EXIT_OK
+    return EXIT_SOME_FAILED if unfinished else EXIT_OK
 
 
 @contextmanager

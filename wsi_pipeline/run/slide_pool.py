@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsi_pipeline.errors import DamagedFileError, StorageError, WsiPipelineError
+from wsi_pipeline.errors import DamagedFileError, OutputError, StorageError, WsiPipelineError
 from wsi_pipeline.files import is_passing
 from wsi_pipeline.run.flow import Stopped
 from wsi_pipeline.run.slide import forget_tasks, run_slide
@@ -116,7 +116,7 @@ class SlidePool:
         """Say and enter that a slide failed; what cannot be entered now is found out by the next run."""
         if is_remote(task.source):
             release(task.source, self._context.staging)
-        with suppress(StorageError):
+        with suppress(OutputError):
             self._context.ledger.set_state(task.id, "failed", reason=reason)
         self._context.reporter.finish(task.id, "failed", reason=reason)
 
