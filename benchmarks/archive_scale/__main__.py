@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ MANY_THREADS = 64
 FEW = 4
 """Slides of ``TILES`` tiles in the runs that are about tasks."""
 
+WHOLE = Shape(TILES, batch=256, shard=8192)
+"""What the slides of a whole archive look like: with a workflow's own batches and shards it would take hours."""
+
 SLEEPERS, SLEEPING = 4, Shape(tiles=320, seconds=0.5)
 """Slides for each worker, and their shape, in the runs whose tasks take as long as real ones."""
 
@@ -34,31 +39,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=archive_scale.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--slides", type=int, default=SLIDES, help="of the run that is about slides")
-    parser.add_argument("--whole", action="store_true", help=f"give each of them {TILES} tiles, too: takes hours")
-    parser.add_argument("--json", type=Path, help="all numbers")
+    parser.add_argument("--slides", type=int, default=SLIDES, help="of the runs that are about slides")
+    parser.add_argument("--whole", action="store_true", help=f"also run as many slides of {TILES} tiles: an hour")
+    parser.add_argument("--json", type=Path, help="all numbers; runs that it holds already are not repeated")
     parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
     given = parser.parse_args()
-    shape = Shape(TILES if given.whole else 0)
-    found: dict[str, Any] = {name: asdict(driven) for name, driven in runs(given.slides, shape)}
-    found |= {"tiles": TILES, "tasks": Shape(TILES).tasks, "cores": len(os.sched_getaffinity(0))}
+    found: dict[str, Any] = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
+    for name, run in runs(given.slides, whole=given.whole):
+        if name not in found:
+            found[name] = asdict(told(name, run()))
+    found |= {
+        "tiles": TILES,
+        "tasks": Shape(TILES).tasks,
+        "batch": WHOLE.batch,
+        "shard": WHOLE.shard,
+        "cores": len(os.sched_getaffinity(0)),
+    }
     leave(found, render(found), json_file=given.json, page_file=given.write)
 
 
-def runs(slides: int, shape: Shape) -> Iterator[tuple[str, Driven]]:
-    """Every run of the benchmark, by its name; the first one is about slides, the others about tasks."""
-    yield told("slides", drive(slides, shape, 2))
+def runs(slides: int, *, whole: bool) -> Iterator[tuple[str, Callable[[], Driven]]]:
+    """Every run of the benchmark, by its name."""
+    yield "slides", partial(drive, slides, Shape(0), 2)
     for workers in WORKERS:
-        yield told(f"at once, {workers}", drive(FEW, Shape(TILES), workers))
-    yield told("at once, many", drive(2 * FEW, Shape(TILES), 2, threads=MANY_THREADS))
+        yield f"at once, {workers}", partial(drive, FEW, Shape(TILES), workers)
+    yield "at once, many", partial(drive, 2 * FEW, Shape(TILES), 2, threads=MANY_THREADS)
     for workers in WORKERS:
-        yield told(f"asleep, {workers}", drive(SLEEPERS * workers, SLEEPING, workers))
+        yield f"asleep, {workers}", partial(drive, SLEEPERS * workers, SLEEPING, workers)
+    if whole:
+        yield "whole", partial(drive, slides, WHOLE, 2, threads=MANY_THREADS)
 
 
-def told(name: str, driven: Driven) -> tuple[str, Driven]:
+def told(name: str, driven: Driven) -> Driven:
     """Say how far the benchmark is."""
     print(f"{name}: {driven}", file=sys.stderr, flush=True)
-    return name, driven
+    return driven
 
 
 if __name__ == "__main__":

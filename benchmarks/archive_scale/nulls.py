@@ -17,14 +17,12 @@ from wsi_pipeline.run.job import SlideJob
 from wsi_pipeline.run.walk import RunContext, SlideTask, Walk
 from wsi_pipeline.slides.info import SlideInfo
 
-BATCH = 16
-"""Tiles of a task."""
 CORE = 208
 """px of a tile that are its own: 256 px that share 48 with their neighbours."""
 TISSUE = 1 / 3
 """Share of a slide that has tiles."""
-SHARD, COARSEST = 2048, 1024
-"""px of a shard of the pyramid, and of its last level."""
+COARSEST = 1024
+"""px of the last level of the pyramid."""
 OBJECTS = 40
 """Found on every tile."""
 NEAR = 8
@@ -40,10 +38,14 @@ class Shape:
     Attributes:
         tiles: on tissue; without any only tissue is looked for and files are exported.
         seconds: that a batch of tiles takes.
+        batch: tiles of a task, ``tiling.batch`` of a workflow.
+        shard: px of the side of a shard of the pyramid, ``stitch.shard`` of a workflow.
     """
 
     tiles: int
     seconds: float = 0.0
+    batch: int = 16
+    shard: int = 2048
 
     @property
     def side(self) -> int:
@@ -52,7 +54,7 @@ class Shape:
 
     @property
     def batches(self) -> int:
-        return -(-self.tiles // BATCH)
+        return -(-self.tiles // self.batch)
 
     @property
     def shards(self) -> list[int]:
@@ -60,7 +62,7 @@ class Shape:
         sides = [self.side]
         while sides[-1] > COARSEST:
             sides.append(-(-sides[-1] // 2))
-        return [(-(-side // SHARD)) ** 2 for side in sides]
+        return [(-(-side // self.shard)) ** 2 for side in sides]
 
     @property
     def tasks(self) -> int:
@@ -111,7 +113,7 @@ def walk_stages(walk: Walk, shape: Shape) -> int:
 
 def _walk_tiles(walk: Walk, job: SlideJob, shape: Shape) -> int:
     batches, shards = shape.batches, shape.shards
-    asked = ((number, (job, number, shape.seconds)) for number in range(batches))
+    asked = ((number, (job, number, shape)) for number in range(batches))
     found = walk.stage("segment", segment, asked, batches, model=True)
     walk.stage("seams", leave_file, _numbered(job, batches), batches)
     walk.once("resolve", find, job)
@@ -121,7 +123,8 @@ def _walk_tiles(walk: Walk, job: SlideJob, shape: Shape) -> int:
         walk.stage(f"level {level}", leave_file, _numbered(job, count), count)
     walk.stage("trace", leave_file, _numbered(job, shards[0]), shards[0])
     walk.once("assemble", find, job)
-    walk.stage("outline", write_rows, _numbered(job, shards[0]), shards[0])
+    rows = ((number, (job, number, shape.batch)) for number in range(shards[0]))
+    walk.stage("outline", write_rows, rows, shards[0])
     return sum(facts["objects"] for facts in found.values())
 
 
@@ -133,17 +136,18 @@ def find(job: SlideJob) -> None:
     """In the place of a stage that is one task."""
 
 
-def segment(job: SlideJob, number: int, seconds: float) -> dict[str, Any]:
+def segment(job: SlideJob, number: int, shape: Shape) -> dict[str, Any]:
     """In the place of ``tasks.segment_tiles``."""
-    time.sleep(seconds)
-    tiles = list(range(number * BATCH, (number + 1) * BATCH))
+    time.sleep(shape.seconds)
+    first = number * shape.batch
+    tiles = list(range(first, min(first + shape.batch, shape.tiles)))
     return {
-        "objects": BATCH * OBJECTS,
+        "objects": len(tiles) * OBJECTS,
         "tiles": tiles,
-        "counts": [OBJECTS] * BATCH,
+        "counts": [OBJECTS] * len(tiles),
         "bounds": [number * CORE, 0, number * CORE + 4 * CORE, 4 * CORE],
-        "seconds": {"read": 0.1234, "model": seconds, "other": 0.0123},
-        "patches": {"encoded": BATCH, "recalled": 0},
+        "seconds": {"read": 0.1234, "model": shape.seconds, "other": 0.0123},
+        "patches": {"encoded": len(tiles), "recalled": 0},
     }
 
 
@@ -157,9 +161,9 @@ def stitch(job: SlideJob, number: int, batches: list[int]) -> dict[str, Any]:
     return {}
 
 
-def write_rows(job: SlideJob, number: int) -> dict[str, Any]:
+def write_rows(job: SlideJob, number: int, tiles: int) -> dict[str, Any]:
     """In the place of ``tasks.write_rows``."""
-    return {"objects": OBJECTS * BATCH}
+    return {"objects": OBJECTS * tiles}
 
 
 def touch_slides(folder: Path, count: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.archive_scale.nulls import BATCH, Shape
+from benchmarks.archive_scale.nulls import Shape
 from benchmarks.pages import table
 
 WORKERS, SECONDS = (64, 512), (2.0, 0.5, 0.1, 0.02)
@@ -21,7 +21,7 @@ def render(found: Mapping[str, Any]) -> str:
     lines = [
         "# What an archive costs the coordinator",
         "",
-        "`python -m benchmarks.archive_scale` writes this page; no number is typed by hand.",
+        "`python -m benchmarks.archive_scale --whole` writes this page; no number is typed by hand.",
         "",
         "The coordinator is the real one, with its scheduler in the same process, its ledger, journals and report, and"
         " so are the worker processes. The slides have no pixels: a task returns facts of the size of real ones at"
@@ -29,24 +29,13 @@ def render(found: Mapping[str, Any]) -> str:
         "",
         "## What grows with the number of slides",
         "",
-        f"{slides['slides']:,} slides, each with {_each(slides, 'tiles')} tiles and {_each(slides, 'tasks')} tasks, on"
-        f" {slides['workers']} workers: {slides['wall']:.0f} s, {1e3 * slides['wall'] / slides['slides']:.1f} ms for"
-        " a slide, with its folder, its journal and its row in the ledger.",
-        "",
-        table(
-            ["slides finished", "memory of the coordinator"],
-            ([f"{percent} %", f"{held / 1e6:.0f} MB"] for percent, held in _memory(slides)),
-        ),
-        "",
-        f"From 10 % on that is {_growth(slides):,.0f} bytes for a slide. The ledger has"
-        f" {slides['ledger'] / slides['slides']:.0f} bytes for a slide; it is opened and made short again in"
-        f" {slides['opening']:.2f} s, and the report is written in {slides['report']:.1f} s.",
-        "",
+        *_archive(slides),
+        *(_whole(found) if "whole" in found else ()),
         "## What grows with the number of tasks",
         "",
-        f"Slides of {found['tiles']:,} tiles: {found['tasks']:,} tasks each, of {BATCH} tiles or one shard. Their tasks"
-        f" end at once, so that the coordinator is all that takes time. {many['threads']} threads are what 64 workers"
-        " have.",
+        f"Slides of {found['tiles']:,} tiles: {found['tasks']:,} tasks each, of {Shape(0).batch} tiles or one shard."
+        f" They end at once, so that the coordinator is all that takes time. {many['threads']} threads are what 64"
+        " workers have.",
         "",
         table(
             [
@@ -98,6 +87,43 @@ def render(found: Mapping[str, Any]) -> str:
         " several runs can share an archive with `--shard`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _archive(run: Run) -> list[str]:
+    """A run that is about its slides."""
+    return [
+        f"{run['slides']:,} slides, each with {_each(run, 'tiles')} tiles and {_each(run, 'tasks')} tasks, on"
+        f" {run['workers']} workers: {run['wall']:,.0f} s, {1e3 * run['wall'] / run['slides']:.1f} ms for"
+        " a slide, with its folder, its journal and its row in the ledger.",
+        "",
+        table(
+            ["slides finished", "memory of the coordinator"],
+            ([f"{percent} %", f"{held / 1e6:.0f} MB"] for percent, held in _memory(run)),
+        ),
+        "",
+        f"From 10 % on that is {_growth(run):,.0f} bytes for a slide. The ledger has"
+        f" {run['ledger'] / run['slides']:.0f} bytes for a slide; it is opened and made short again in"
+        f" {run['opening']:.2f} s, and the report is written in {run['report']:.1f} s.",
+        "",
+    ]
+
+
+def _whole(found: Run) -> list[str]:
+    """The archive that was asked about, run from end to end."""
+    run = found["whole"]
+    return [
+        "## A whole archive in one run",
+        "",
+        f"Tasks of {found['batch']} tiles or a shard of {found['shard']:,} px (`tiling.batch`, `stitch.shard`), which"
+        f" end at once, on {run['threads']} threads.",
+        "",
+        *_archive(run),
+        f"These are {run['tasks']:,} tasks, of which the scheduler held {run['held']:,} at most:"
+        f" {1e6 * run['wall'] / run['tasks']:,.0f} µs for a task ({_cost(run):,.0f} of the coordinator's CPU) and"
+        f" {1e6 * run['wall'] / run['tiles']:,.0f} µs for a tile. The wall time of so long a run counts what else the"
+        " machine did meanwhile, the CPU time does not.",
+        "",
+    ]
 
 
 def _each(run: Run, what: str) -> str:
