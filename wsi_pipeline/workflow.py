@@ -6,99 +6,19 @@ not fit, an unknown key or a wrong type is one line naming the key.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, model_validator
 
 from wsi_pipeline.errors import WorkflowError
+from wsi_pipeline.models.matcher.settings import MatcherSettings
+from wsi_pipeline.models.ov_sam.settings import ClipSettings
+from wsi_pipeline.quantities import Length, Microns, Mpp, PxOrMicrons, Share, SquareMicrons
 from wsi_pipeline.settings import Section, describe, read_settings, set_key
-
-_QUANTITY = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµμ²^0-9/]*)\s*$")
-_MICRONS = {"um": 1.0, "mm": 1000.0}
-
-
-def _split(value: object) -> tuple[float, str]:
-    match = _QUANTITY.match(str(value))
-    if match is None:
-        raise PydanticCustomError("quantity", "{value} is not a number with a unit", {"value": repr(value)})
-    unit = match[2].replace("µ", "u").replace("μ", "u").replace("²", "2").replace("^", "")
-    return float(match[1]), unit
-
-
-class Length(BaseModel):
-    """A length in px of the working resolution or in µm."""
-
-    model_config = ConfigDict(frozen=True)
-    value: float
-    unit: Literal["px", "um"]
-
-    def px(self, mpp: float) -> float:
-        """The length in px at ``mpp`` µm per px."""
-        return self.value if self.unit == "px" else self.value / mpp
-
-
-def _length(value: object) -> Length:
-    if isinstance(value, Length):
-        return value
-    number, unit = _split(value)
-    if unit == "px":
-        return Length(value=number, unit="px")
-    if unit in _MICRONS:
-        return Length(value=number * _MICRONS[unit], unit="um")
-    raise PydanticCustomError("length_unit", "{value} needs the unit px, um or mm", {"value": repr(value)})
-
-
-def _in_microns(value: object) -> float:
-    if isinstance(value, int | float) and value == 0:
-        return 0.0
-    length = _length(value)
-    if length.unit != "um":
-        raise PydanticCustomError("micron_unit", "{value} needs the unit um or mm", {"value": repr(value)})
-    return length.value
-
-
-def _in_square_microns(value: object) -> float:
-    if isinstance(value, int | float) and value == 0:
-        return 0.0
-    number, unit = _split(value)
-    factors = {"um2": 1.0, "mm2": 1e6}
-    if unit not in factors:
-        raise PydanticCustomError("area_unit", "{value} needs the unit um2 or mm2", {"value": repr(value)})
-    return number * factors[unit]
-
-
-def _in_mpp(value: object) -> float:
-    if isinstance(value, int | float):
-        return float(value)
-    number, unit = _split(value)
-    if unit not in ("", "um", "um/px"):
-        raise PydanticCustomError("mpp_unit", "{value} needs the unit um/px", {"value": repr(value)})
-    return number
-
-
-def _unit(suffix: str) -> PlainSerializer:
-    return PlainSerializer(lambda value: f"{value:g} {suffix}", return_type=str)
-
-
-PxOrMicrons = Annotated[
-    Length, BeforeValidator(_length), PlainSerializer(lambda v: f"{v.value:g} {v.unit}", return_type=str)
-]
-Microns = Annotated[float, BeforeValidator(_in_microns), Field(ge=0), _unit("um")]
-SquareMicrons = Annotated[float, BeforeValidator(_in_square_microns), Field(ge=0), _unit("um2")]
-Mpp = Annotated[float, BeforeValidator(_in_mpp), Field(ge=0.05, le=100)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from wsi_pipeline.vocabulary import VocabularySettings
 
 
 class TissueSettings(Section):
@@ -181,6 +101,27 @@ class SegmentModelPrompts(Section):
     max_objects: int = Field(300, ge=1, description="most objects of a tile, the surest ones")
 
 
+class MatcherPrompts(MatcherSettings):
+    """Places on every tile that look like given examples; their classes are those of the examples."""
+
+    source: Literal["matcher"] = Field(description="what looks like the examples given with --example")
+    class_name: str | None = Field(
+        None, alias="class", description="class of the results; null takes those of the examples"
+    )
+
+
+class TextPrompts(VocabularySettings):
+    """Places on every tile that fit the words for a class."""
+
+    source: Literal["text"] = Field(description="what fits the words for a class")
+    class_name: str | None = Field(None, alias="class", description="class of the results; null takes the words'")
+    weights: str | None = Field(None, description="name in the weight store or path of a SAM-CLIP")
+    backbone: str | None = Field(None, description="name of a backbone; null takes the model's default")
+    clip: ClipSettings | None = Field(None, description="an image-text network of yours, whose words are understood")
+    threshold: Share = Field(0.5, description="px of at least this probability are of a class")
+    min_area: SquareMicrons = Field(2000.0, description="smaller places are left out")
+
+
 class TissueBoxPrompts(Section):
     """One box around every piece of tissue."""
 
@@ -211,6 +152,8 @@ PromptSettings = Annotated[
     | DomainDecoderPrompts
     | SegmentModelPrompts
     | GridPrompts
+    | MatcherPrompts
+    | TextPrompts
     | TissueBoxPrompts
     | QuPathPrompts,
     Field(discriminator="source"),
@@ -235,6 +178,9 @@ class ModelSettings(Section):
         None, description="the best of three guesses instead of the single mask; null: for single points only"
     )
     hq_token_only: bool = Field(False, description="hq-sam: the high-quality mask alone, not added to SAM's")
+    clip: ClipSettings | None = Field(
+        None, description="ov-sam and sam-clip: an image-text network of yours, whose words are understood"
+    )
     edges: Literal["published", "image"] = Field(
         "published", description="pa-sam: edges as the official weights know them, or those of the image itself"
     )
@@ -256,6 +202,7 @@ class SegmentSettings(ModelSettings):
         0.5, gt=0, le=1, description="prompted runs: share of the patch side the object should fill"
     )
     max_growth: int = Field(4, ge=0, le=10, description="prompted runs: how often a patch may double")
+    matcher: MatcherSettings | None = Field(None, description="of model matcher: the examples, and what is like them")
 
 
 class RefineSettings(ModelSettings):
@@ -267,6 +214,16 @@ class RefineSettings(ModelSettings):
     )
     points: int = Field(
         1, ge=0, le=16, description="points on the mask's middle line given besides, where the model takes points"
+    )
+
+
+class RecogniseSettings(ModelSettings, VocabularySettings):
+    """Which model names the objects, and which names there are."""
+
+    model: str = Field("ov-sam", description="name from `wsi-pipeline models list`")
+    min_probability: Share = Field(0.0, description="objects whose best class is less probable get no class")
+    keep_classes: bool = Field(
+        False, description="an object that has a class keeps it; the probabilities are written all the same"
     )
 
 
@@ -319,6 +276,7 @@ class Workflow(Section):
     prompts: PromptSettings | None = Field(None, description="what to ask; with segment, or neither")
     segment: SegmentSettings | None = Field(None, description="who answers")
     refine: RefineSettings | None = Field(None, description="who draws the answers, and outlines from QuPath, again")
+    recognise: RecogniseSettings | None = Field(None, description="who names the objects, and outlines from QuPath")
     stitch: StitchSettings = Field(StitchSettings(), description="how tiles become one image")
     vectorize: VectorizeSettings = Field(VectorizeSettings(), description="how masks become polygons")
     export: ExportSettings = Field(ExportSettings(), description="what is written beside the pyramid")
@@ -327,6 +285,17 @@ class Workflow(Section):
     def prompted(self) -> bool:
         """Whether patches are centred on prompts (else a grid covers the tissue)."""
         return isinstance(self.prompts, QuPathPrompts | TissueBoxPrompts)
+
+    @property
+    def draws(self) -> bool:
+        """Whether a model draws outlines (else those from QuPath are the objects)."""
+        return self.segment is not None or self.refine is not None
+
+
+def model_sections(workflow: Workflow) -> dict[str, ModelSettings]:
+    """The sections of a workflow that name a model, by stage and in the order in which objects go through them."""
+    found = {stage: getattr(workflow, stage) for stage in _MODELS}
+    return {stage: settings for stage, settings in found.items() if settings is not None}
 
 
 def load_workflow(source: str | Path, overrides: dict[str, Any] | None = None) -> Workflow:
@@ -343,7 +312,7 @@ def load_workflow(source: str | Path, overrides: dict[str, Any] | None = None) -
     fix = "See `wsi-pipeline workflows show nuclei`"
     data = read_settings(path, error=WorkflowError, what="workflow", fix=fix)
     for key, value in (overrides or {}).items():
-        set_key(data, key, value, error=WorkflowError, where=path, fix=_ADVICE, named=("segment", "refine"))
+        set_key(data, key, value, error=WorkflowError, where=path, fix=_ADVICE, named=_MODELS)
     return parse_workflow(data, where=path)
 
 
@@ -351,8 +320,46 @@ def change_workflow(workflow: Workflow, overrides: dict[str, Any]) -> Workflow:
     """The workflow with some of its keys changed; see ``load_workflow``."""
     data = workflow.model_dump(mode="json", by_alias=True)
     for key, value in overrides.items():
-        set_key(data, key, value, error=WorkflowError, where=workflow.name, fix=_ADVICE, named=("segment", "refine"))
+        set_key(data, key, value, error=WorkflowError, where=workflow.name, fix=_ADVICE, named=_MODELS)
     return parse_workflow(data, where=workflow.name) if overrides else workflow
+
+
+def with_examples(
+    workflow: Workflow, slides: Sequence[Path], annotations: Sequence[Path], *, mpp: float | None = None
+) -> Workflow:
+    """The workflow with examples for its matcher.
+
+    Args:
+        workflow: one that takes examples.
+        slides: where they are.
+        annotations: QuPath GeoJSON with their outlines, one file for each slide.
+        mpp: µm per level-0 px of the slides, where they do not say or are wrong.
+
+    Raises:
+        WorkflowError: not one annotation for each slide, or nothing in the workflow takes examples.
+    """
+    if len(slides) != len(annotations):
+        raise WorkflowError(
+            f"{len(slides)} slides with examples have {len(annotations)} annotations",
+            where="--example",
+            fix="Give --example and --example-annotation in pairs",
+        )
+    if not slides:
+        return workflow
+    pairs = [
+        {"slide": str(slide.absolute()), "annotation": str(annotation.absolute()), "mpp": mpp}
+        for slide, annotation in zip(slides, annotations, strict=True)
+    ]
+    if isinstance(workflow.prompts, MatcherPrompts):
+        return change_workflow(workflow, {"prompts.examples": pairs})
+    if workflow.segment is not None and workflow.segment.model == "matcher":
+        return change_workflow(workflow, {"segment.matcher": _matcher(workflow.segment) | {"examples": pairs}})
+    fix = "Use the workflow find-similar, or one with `prompts: {source: matcher}`"
+    raise WorkflowError("takes no examples", where=workflow.name, fix=fix)
+
+
+def _matcher(settings: SegmentSettings) -> dict[str, Any]:
+    return (settings.matcher or MatcherSettings()).model_dump(mode="json", by_alias=True)
 
 
 def parse_workflow(data: dict[str, Any], *, where: object = None) -> Workflow:
@@ -365,9 +372,11 @@ def parse_workflow(data: dict[str, Any], *, where: object = None) -> Workflow:
         raise WorkflowError("has a segment section but no prompts", where=where, fix="Add `prompts: {source: ...}`")
     if workflow.refine is not None and workflow.prompts is None:
         raise WorkflowError("has a refine section but no prompts", where=where, fix="Add `prompts: {source: ...}`")
+    if workflow.recognise is not None and workflow.prompts is None:
+        raise WorkflowError("has a recognise section but no prompts", where=where, fix="Add `prompts: {source: ...}`")
     if workflow.prompts is not None and workflow.segment is None:
-        outlines = workflow.refine is not None and isinstance(workflow.prompts, QuPathPrompts)
-        if not outlines:
+        of_outlines = workflow.refine is not None or workflow.recognise is not None
+        if not (of_outlines and isinstance(workflow.prompts, QuPathPrompts)):
             raise WorkflowError("has prompts but no segment section", where=where, fix="Add `segment: wsi-sam`")
     if workflow.stitch.shard % workflow.stitch.chunk:
         raise WorkflowError("stitch.shard must be a multiple of stitch.chunk", where=where, fix=_ADVICE)
@@ -395,5 +404,8 @@ def find_workflow(source: str | Path) -> Path:
     names = ", ".join(sorted(p.stem for p in workflow_folder().glob("*.yaml")))
     raise WorkflowError("no such workflow", where=source, fix=f"Give a .yaml file or one of: {names}")
 
+
+_MODELS = ("segment", "refine", "recognise")
+"""Sections of which a bare name means the model."""
 
 _ADVICE = "See `wsi-pipeline workflows schema` for every key"

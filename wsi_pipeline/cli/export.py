@@ -85,10 +85,10 @@ def _geojson(
 def _csv(
     folder: Path, output: Path | None, info: SlideInfo, section: ExportSettings, colors: dict[str, Any]
 ) -> list[Path]:
-    from wsi_pipeline.export.table import read_fragments, write_csv
+    from wsi_pipeline.export.table import classes_of, read_fragments, write_csv
 
-    path = output or folder / "objects.csv"
-    write_csv(path, read_fragments([folder / "objects.parquet"]))
+    path, objects = output or folder / "objects.csv", folder / "objects.parquet"
+    write_csv(path, read_fragments([objects]), classes_of(objects))
     return [path]
 
 

@@ -27,6 +27,17 @@ def run(
         Path | None,
         typer.Option("--prompts", help="QuPath GeoJSON for one slide, or a folder holding <slide name>.geojson."),
     ] = None,
+    example: Annotated[
+        list[Path] | None,
+        typer.Option("--example", help="Slide with an example of what is wanted, for find-similar. Repeatable."),
+    ] = None,
+    example_annotation: Annotated[
+        list[Path] | None,
+        typer.Option("--example-annotation", help="QuPath GeoJSON that outlines it; one for each --example."),
+    ] = None,
+    example_mpp: Annotated[
+        float | None, typer.Option("--example-mpp", help="µm per level-0 pixel of the examples' slides, as --mpp.")
+    ] = None,
     mpp: Annotated[
         float | None, typer.Option("--mpp", help="µm per level-0 pixel, where the slide does not say or is wrong.")
     ] = None,
@@ -75,7 +86,7 @@ def run(
     from wsi_pipeline.run.archive import RunOptions, run_archive
     from wsi_pipeline.run.folder import Shard
     from wsi_pipeline.run.observe import reporters
-    from wsi_pipeline.workflow import load_workflow
+    from wsi_pipeline.workflow import load_workflow, with_examples
 
     options = RunOptions(
         output=output,
@@ -96,6 +107,7 @@ def run(
         patience=60 * patience,
     )
     chosen = load_workflow(workflow, parse_settings(settings))
+    chosen = with_examples(chosen, example or [], example_annotation or [], mpp=example_mpp)
     with reporters(log_json, prometheus) as reporter:
         raise typer.Exit(run_archive(slides, chosen, options, reporter))
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    system: Annotated[str, typer.Argument(help="hq-sam, pa-sam, wsi-sam, domain-decoder or lora-sam.")],
+    system: Annotated[
+        str, typer.Argument(help="hq-sam, pa-sam, wsi-sam, domain-decoder, lora-sam, ov-sam or sam-clip.")
+    ],
     data: Annotated[
         list[Path],
         typer.Option("--data", help="Folder with manifest.csv, QuPath GeoJSON or masks.ome.zarr. Repeatable."),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import shapely
 
 from wsi_pipeline.export.measurements import SHAPE_MEASUREMENTS
-from wsi_pipeline.export.table import unpack_color
+from wsi_pipeline.export.table import probability_columns, unpack_color
 from wsi_pipeline.qupath.classes import Rgb, class_color, split_class_name
 from wsi_pipeline.qupath.gate import gate
 from wsi_pipeline.workflow import ExportSettings
@@ -25,7 +25,10 @@ MEASUREMENTS = {
     "stability": "Stability score",
     "detection": "Detection score",
 }
-"""Columns of the object table and the names of their measurements in QuPath, in the order they are written."""
+"""Columns of the object table and the names of their measurements in QuPath, in the order they are written.
+
+The probabilities of recognised objects come after them.
+"""
 
 _DIGITS = 6
 _DECIMALS = 2
@@ -143,12 +146,12 @@ def encode_metadata(text: str | None, prompt_id: str | None) -> dict[str, str]:
 
 def encode_measurements(rows: pa.Table) -> list[dict[str, float]]:
     """Measurements by QuPath's names, to 6 significant digits; what is not finite is left out."""
-    columns = [_significant(rows[column].to_numpy().astype(np.float64)).tolist() for column in MEASUREMENTS]
-    names = list(MEASUREMENTS.values())
+    measured = {shown: rows[column] for column, shown in MEASUREMENTS.items()} | probability_columns(rows)
+    columns = [_significant(column.to_numpy().astype(np.float64)).tolist() for column in measured.values()]
     return [
         {
             name: int(value) if value.is_integer() else value
-            for name, value in zip(names, row, strict=True)
+            for name, value in zip(measured, row, strict=True)
             if math.isfinite(value)
         }
         for row in zip(*columns, strict=True)

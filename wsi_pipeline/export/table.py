@@ -7,7 +7,8 @@ files of equal content are equal byte by byte.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,45 @@ OBJECT_SCHEMA = pa.schema(
 ``predicted_iou``, ``stability``, ``detection`` scores in [0, 1] or null; ``tile`` index or null; ``prompt_id`` the
 source annotation or null; ``color`` the object's own colour as 0xRRGGBB or null; ``locked``; ``metadata`` a JSON
 object of text or null.
+
+Where objects were recognised there is one column more, ``probabilities``: a struct of float32, one field for each
+class, null where the object was not seen. Tables without it are as they were before there was such a stage.
 """
+
+PROBABILITY = "Probability: {}"
+"""Name of a class's probability, with the class, in QuPath and in CSV files."""
 
 ROWS_PER_GROUP = 32_768
 _DEFAULTS: dict[str, Any] = {"object_type": "detection", "locked": False}
 
 
-def object_table(geometry: np.ndarray, *, id: Any, **columns: Any) -> pa.Table:
-    """Build a table of ``OBJECT_SCHEMA``; columns that are not given are null (``detection``, not locked).
+def object_schema(classes: Iterable[str] = ()) -> pa.Schema:
+    """``OBJECT_SCHEMA``, with the probabilities of the classes that objects were recognised as."""
+    fields = [pa.field(name, pa.float32()) for name in classes]
+    return OBJECT_SCHEMA.append(pa.field("probabilities", pa.struct(fields))) if fields else OBJECT_SCHEMA
+
+
+def recognised_classes(schema: pa.Schema) -> tuple[str, ...]:
+    """The classes whose probabilities a table holds."""
+    if "probabilities" not in schema.names:
+        return ()
+    return tuple(field.name for field in schema.field("probabilities").type)
+
+
+def probability_columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The probabilities of a table's objects, by ``PROBABILITY`` of the class."""
+    names = [PROBABILITY.format(name) for name in recognised_classes(table.schema)]
+    return dict(zip(names, table["probabilities"].flatten(), strict=True)) if names else {}
+
+
+def object_table(
+    geometry: np.ndarray, probabilities: Mapping[str, np.ndarray] | None = None, /, *, id: Any, **columns: Any
+) -> pa.Table:
+    """Build a table of ``object_schema``; columns that are not given are null (``detection``, not locked).
 
     Args:
         geometry: (N,) shapely geometries, level-0 px.
+        probabilities: (N,) float32 by class; NaN means null.
         id: (N,) UUID strings.
         columns: other columns by name, each (N,) or one value for all rows; NaN means null.
     """
@@ -72,7 +101,10 @@ def object_table(geometry: np.ndarray, *, id: Any, **columns: Any) -> pa.Table:
     count = len(geometry)
     given = {**_DEFAULTS, **columns, "id": id, "geometry": shapely.to_wkb(np.asarray(geometry, object))}
     arrays = [_column(given.get(field.name), field.type, count) for field in OBJECT_SCHEMA]
-    return pa.Table.from_arrays(arrays, schema=OBJECT_SCHEMA)
+    if probabilities:
+        values = [pa.array(column, pa.float32(), from_pandas=True) for column in probabilities.values()]
+        arrays.append(pa.StructArray.from_arrays(values, names=list(probabilities)))
+    return pa.Table.from_arrays(arrays, schema=object_schema(probabilities or ()))
 
 
 def _column(values: Any, kind: pa.DataType, count: int) -> pa.Array:
@@ -98,9 +130,7 @@ def unpack_color(packed: int) -> tuple[int, int, int]:
 def write_fragment(path: Path, table: pa.Table) -> None:
     """Write one part of the object table; equal tables give equal bytes."""
     with beside(path) as partial:
-        pq.write_table(
-            table.cast(OBJECT_SCHEMA), partial, compression="zstd", store_schema=False, write_page_checksum=True
-        )
+        pq.write_table(_checked(table), partial, compression="zstd", store_schema=False, write_page_checksum=True)
 
 
 def read_fragments(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
@@ -110,16 +140,37 @@ def read_fragments(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
         DamagedFileError: a fragment is missing or damaged.
     """
     for path in paths:
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
-                    yield batch.cast(OBJECT_SCHEMA)
-        except (OSError, pa.ArrowInvalid) as error:
-            if is_passing(error):
-                raise
-            raise DamagedFileError(
-                f"cannot be read ({error})", where=path, fix="Delete the file and run again to make it anew"
-            ) from None
+        with _named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
+                yield _checked(batch)
+
+
+def classes_of(path: Path) -> tuple[str, ...]:
+    """The classes that the objects of a table's file were recognised as.
+
+    Raises:
+        DamagedFileError: it is missing or damaged.
+    """
+    with _named(path):
+        return recognised_classes(pq.read_schema(path))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file cannot be read."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        if is_passing(error):
+            raise
+        raise DamagedFileError(
+            f"cannot be read ({error})", where=path, fix="Delete the file and run again to make it anew"
+        ) from None
+
+
+def _checked(table: Any) -> Any:
+    """A table or batch in exactly the schema of object tables."""
+    return table.cast(object_schema(recognised_classes(table.schema)))
 
 
 def regrouped(batches: Iterable[pa.RecordBatch | pa.Table], rows: int = ROWS_PER_GROUP) -> Iterator[pa.Table]:
@@ -139,11 +190,19 @@ def regrouped(batches: Iterable[pa.RecordBatch | pa.Table], rows: int = ROWS_PER
         yield pa.concat_tables(held).combine_chunks()
 
 
-def write_geoparquet(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], info: SlideInfo) -> int:
+def write_geoparquet(
+    path: Path, batches: Iterable[pa.RecordBatch | pa.Table], info: SlideInfo, classes: Sequence[str] = ()
+) -> int:
     """Write the final table as GeoParquet 1.1 in row groups; returns the number of rows.
 
     The coordinate system is the slide's level-0 px (``crs: null``); the slide's name, size and µm per px are kept
     under the key ``wsi_pipeline``.
+
+    Args:
+        path: the file.
+        batches: rows of ``object_schema(classes)``.
+        info: the slide.
+        classes: those that the objects were recognised as.
 
     Raises:
         OutputError: the file cannot be written.
@@ -152,10 +211,10 @@ def write_geoparquet(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], i
     count = 0
     with (
         beside(path) as partial,
-        pq.ParquetWriter(partial, OBJECT_SCHEMA, compression="zstd", store_schema=False) as writer,
+        pq.ParquetWriter(partial, object_schema(classes), compression="zstd", store_schema=False) as writer,
     ):
         for table in regrouped(batches):
-            writer.write_table(table.cast(OBJECT_SCHEMA), row_group_size=ROWS_PER_GROUP)
+            writer.write_table(_checked(table), row_group_size=ROWS_PER_GROUP)
             extent.add(shapely.from_wkb(table["geometry"].to_numpy()))
             count += len(table)
         writer.add_key_value_metadata({"geo": json.dumps(extent.metadata()), "wsi_pipeline": json.dumps(_slide(info))})
@@ -197,20 +256,23 @@ def _slide(info: SlideInfo) -> dict[str, Any]:
     }
 
 
-def write_csv(path: Path, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
+def write_csv(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], classes: Sequence[str] = ()) -> int:
     """Write the table as CSV with the centroid (level-0 px) in place of the outline; returns the number of rows.
+
+    Arguments are those of ``write_geoparquet``; the probability of every class is a column of its own.
 
     Raises:
         OutputError: the file cannot be written.
     """
     kept = [field for field in OBJECT_SCHEMA if field.name != "geometry"]
-    schema = pa.schema([*kept, pa.field("centroid_x", pa.float64()), pa.field("centroid_y", pa.float64())])
+    middle = [pa.field(name, pa.float64()) for name in ("centroid_x", "centroid_y")]
+    schema = pa.schema([*kept, *middle, *(pa.field(PROBABILITY.format(name), pa.float32()) for name in classes)])
     count = 0
     with beside(path) as partial, pa_csv.CSVWriter(partial, schema) as writer:
         for table in regrouped(batches):
             center = shapely.centroid(shapely.from_wkb(table["geometry"].to_numpy()))
             places = [pa.array(np.round(axis(center), 2)) for axis in (shapely.get_x, shapely.get_y)]
-            columns = [table[field.name] for field in kept] + places
+            columns = [table[field.name] for field in kept] + places + list(probability_columns(table).values())
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             count += len(table)
     return count

@@ -21,7 +21,7 @@ from wsi_pipeline.errors import WeightsError
 
 State = dict[str, Tensor]
 
-_WRAPPERS = ("model", "state_dict")
+_WRAPPERS = ("model", "state_dict", "teacher")
 _BOOKKEEPING = frozenset({"optimizer", "epoch"})
 _IGNORED = re.compile(r"^(?:sam\.)?(?:image_encoder\.)?(?:norm_head|head|mask_decoder_ori)\.")
 """Classifier leftovers of TinyViT and the untouched decoder that PA-SAM keeps aside; no network uses them."""
@@ -41,6 +41,8 @@ _NAMES = {
     "pa-decoder": "PA-SAM mask decoder",
     "domain-decoder": "domain decoder",
     "lora-sam": "LoRA-SAM (adapter and heads)",
+    "ov-sam": "region head of Open-Vocabulary SAM",
+    "sam-clip": "SAM-CLIP",
 }
 _SYSTEMS = {
     "wsi-heads": "wsi-sam",
@@ -57,6 +59,7 @@ _VARIANT_NAMES = {
 }
 _DOMAIN_PARTS = frozenset({"entry", "upscaling", "outlines", "maps"})
 _LORA_PARTS = frozenset({"neck", "head"})
+_REGION_PARTS = frozenset({"norm", "convolution", "projection", "log_scale"})
 _SHOWN = 3
 
 
@@ -130,6 +133,10 @@ def identify(state: Mapping[str, Tensor], *, where: object = None) -> Contents:
         return Contents("domain-decoder", ())
     if parts >= _LORA_PARTS:
         return Contents("lora-sam", ())
+    if parts >= _REGION_PARTS:
+        return Contents("ov-sam", ())
+    if "clip_head" in parts:
+        return Contents("sam-clip", _encoder_variants(state, "image_encoder."))
     if {"high", "low"} <= parts:
         variants = _early_variants(state, "high.") or ()
         if "sam" in parts:

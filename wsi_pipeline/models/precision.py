@@ -21,7 +21,7 @@ import numpy as np
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.roles import PairImages, PromptBatch
 from wsi_pipeline.models.weights import cache_folder, write_atomically
-from wsi_pipeline.workflow import ModelSettings
+from wsi_pipeline.workflow import ModelSettings, RecogniseSettings
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.roles import Segmenter
@@ -123,7 +123,7 @@ def choose_precision(
     if not has_bf16(chosen):
         return PrecisionChoice("fp32", f"{_hardware(chosen)} has no bf16")
     spec = find_model(settings.model, section=section_of(settings))
-    if "InstanceSegmenter" in spec.roles:
+    if "Segmenter" not in spec.roles or isinstance(settings, RecogniseSettings):
         return PrecisionChoice("fp32", f"{spec.name} has no masks to compare; bf16 has to be asked for")
     key = _key({"model": spec.name, "weights": weights_of(settings)} | _circumstances(chosen))
     kept = _recall(key) if patch is None else None

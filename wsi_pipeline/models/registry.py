@@ -7,20 +7,21 @@ module loads neither torch nor any plug-in.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.head_prompts import ALL_PROMPTS
+from wsi_pipeline.models.matcher.settings import MatcherSettings
+from wsi_pipeline.models.ov_sam import plan as ov_sam
 from wsi_pipeline.models.resolve import (
     BACKBONES,
     DEFAULT_BACKBONE,
     WeightPlan,
     domain_facts,
-    domain_plan,
     domain_segment_plan,
     hq_sam_plan,
     kinds_taken,
@@ -28,24 +29,14 @@ from wsi_pipeline.models.resolve import (
     lora_sam_plan,
     pa_sam_plan,
     sam_plan,
-    target_number,
     wsi_sam_plan,
 )
+from wsi_pipeline.models.sam_clip import plan as sam_clip
 from wsi_pipeline.models.weights import sha256_of
-from wsi_pipeline.workflow import (
-    DomainDecoderPrompts,
-    GridPrompts,
-    ModelSettings,
-    NucleusDetectorPrompts,
-    PromptSettings,
-    RefineSettings,
-    SegmentModelPrompts,
-    TissueBoxPrompts,
-    Workflow,
-)
+from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, RefineSettings, SegmentSettings
 
 if TYPE_CHECKING:
-    from wsi_pipeline.models.roles import InstanceSegmenter, Segmenter
+    from wsi_pipeline.models.roles import InstanceSegmenter, Recogniser, Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +46,9 @@ ENTRY_POINT_GROUP = "wsi_pipeline.models"
 class Builder(Protocol):
     """Makes a ready model from its section; ``device`` is torch's name, ``dtype`` is ``fp32`` or ``bf16``."""
 
-    def __call__(self, settings: ModelSettings, *, device: str, dtype: str) -> Segmenter | InstanceSegmenter: ...
+    def __call__(
+        self, settings: ModelSettings, *, device: str, dtype: str
+    ) -> Segmenter | InstanceSegmenter | Recogniser: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +63,11 @@ class ModelSpec:
         prompt_kinds: what it can be asked: ``box``, ``point``, ``mask``.
         backbones: names of the backbones it runs on, the default first; empty when it has none to choose.
         weight_files: role to file for such a section; these files make up the model's identity in provenance.
-        class_names: classes that a model which finds objects by itself tells apart; none where it does not name them.
+        inputs: other files that its answers follow from, as ``weights_of`` tells them.
+        class_names: classes that a model which finds objects by itself, or a recogniser whose section names none, tells
+            apart; none where it does not name them.
         context_factor: how much farther the low patches see that it was trained on; None where any will do.
+        learns_slide: whether it wants to look at a whole slide first, see ``roles.SlideAware``.
         status: one line on how far it can be trusted.
     """
 
@@ -82,8 +78,10 @@ class ModelSpec:
     prompt_kinds: frozenset[str] = ALL_PROMPTS
     backbones: tuple[str, ...] = ()
     weight_files: Callable[[ModelSettings], Mapping[str, Path]] = field(default=lambda settings: {})
+    inputs: Callable[[ModelSettings], list[dict[str, str]]] = field(default=lambda settings: [])
     class_names: Callable[[ModelSettings], tuple[str, ...]] = field(default=lambda settings: ())
     context_factor: Callable[[ModelSettings], float | None] = field(default=lambda settings: None)
+    learns_slide: Callable[[ModelSettings], bool] = field(default=lambda settings: False)
     status: str = ""
 
 
@@ -92,6 +90,8 @@ Plan = Callable[..., WeightPlan]
 
 def section_of(settings: ModelSettings) -> str:
     """The workflow section a model's settings stand in, for messages."""
+    if isinstance(settings, RecogniseSettings):
+        return "recognise"
     return "refine" if isinstance(settings, RefineSettings) else "segment"
 
 
@@ -144,6 +144,83 @@ def _finder(
     )
 
 
+def _ov_sam() -> ModelSpec:
+    """Open-Vocabulary SAM, who names what it or others drew."""
+
+    def build(settings: ModelSettings, *, device: str, dtype: str) -> Segmenter | Recogniser:
+        from wsi_pipeline.models.ov_sam.build import build_ov_sam, build_recogniser
+
+        if isinstance(settings, RecogniseSettings):
+            return build_recogniser(settings, device=device, dtype=dtype)
+        return build_ov_sam(settings, device=device, dtype=dtype)
+
+    return ModelSpec(
+        name="ov-sam",
+        roles=("Segmenter", "Refiner", "Recogniser"),
+        description="names objects in the words of a list, from what the encoder saw of them",
+        build=build,
+        backbones=tuple(BACKBONES),
+        weight_files=ov_sam.weight_files,
+        class_names=ov_sam.class_names,
+        context_factor=ov_sam.context_factor,
+        status="to be trained, or an image-text network of yours",
+    )
+
+
+def _sam_clip() -> ModelSpec:
+    """SAM-CLIP: one encoder that segments and understands words."""
+
+    def build(settings: ModelSettings, *, device: str, dtype: str) -> Segmenter | Recogniser:
+        from wsi_pipeline.models.sam_clip.build import build_recogniser, build_sam_clip
+
+        if isinstance(settings, RecogniseSettings):
+            return build_recogniser(settings, device=device, dtype=dtype)
+        return build_sam_clip(settings, device=device, dtype=dtype)
+
+    return ModelSpec(
+        name="sam-clip",
+        roles=("Segmenter", "Refiner", "Recogniser"),
+        description="one encoder that segments and understands words",
+        build=build,
+        backbones=tuple(BACKBONES),
+        weight_files=lambda settings: sam_clip.sam_clip_plan(settings, section=section_of(settings)).files,
+        class_names=sam_clip.class_names,
+        status="to be trained",
+    )
+
+
+def _matcher() -> ModelSpec:
+    """Matcher, whose objects and classes are those of its examples."""
+
+    def facts() -> Any:
+        from wsi_pipeline.models.matcher import facts  # it opens slides
+
+        return facts
+
+    def build(settings: ModelSettings, *, device: str, dtype: str) -> InstanceSegmenter:
+        from wsi_pipeline.models.matcher.build import build_matcher
+
+        return build_matcher(cast("SegmentSettings", settings), device=device, dtype=dtype)
+
+    return ModelSpec(
+        name="matcher",
+        roles=("InstanceSegmenter",),
+        description="finds what looks like annotated examples",
+        build=build,
+        prompt_kinds=frozenset(),
+        backbones=tuple(BACKBONES),
+        weight_files=lambda settings: facts().segment_files(settings),
+        inputs=lambda settings: facts().example_files(_matching(settings)),
+        class_names=lambda settings: facts().class_names(settings),
+        learns_slide=lambda settings: _matching(settings).centre == "slide",
+        status="needs no training, but examples",
+    )
+
+
+def _matching(settings: ModelSettings) -> MatcherSettings:
+    return getattr(settings, "matcher", None) or MatcherSettings()
+
+
 _TRAINED = "trained heads ship for lite-medsam; on other backbones untrained unless weights are given"
 _PLANS: dict[str, Plan] = {
     "sam": sam_plan,
@@ -152,6 +229,9 @@ _PLANS: dict[str, Plan] = {
     "wsi-sam": wsi_sam_plan,
     "lora-sam": lora_sam_plan,
     "domain-decoder": domain_segment_plan,
+    "ov-sam": ov_sam.ov_sam_plan,
+    "sam-clip": sam_clip.sam_clip_plan,
+    "matcher": lambda settings, section: sam_plan(settings.model_copy(update={"model": "sam"}), section=section),
 }
 _BUILT_IN = {
     name: _built_in(name, _PLANS[name], description, status)
@@ -175,6 +255,9 @@ _BUILT_IN = {
         lambda path: domain_facts(path).classes,
         lambda path: domain_facts(path).context_factor,
     ),
+    "matcher": _matcher(),
+    "ov-sam": _ov_sam(),
+    "sam-clip": _sam_clip(),
 }
 
 
@@ -209,8 +292,8 @@ def find_model(name: str, *, section: str = "segment") -> ModelSpec:
 
 def build_segmenter(
     settings: ModelSettings, *, dtype: str | None = None, device: str | None = None
-) -> Segmenter | InstanceSegmenter:
-    """Build the model of a segment section, weights loaded, ready to answer.
+) -> Segmenter | InstanceSegmenter | Recogniser:
+    """Build the model of a segment, refine or recognise section, weights loaded, ready to answer.
 
     Args:
         settings: the section.
@@ -225,7 +308,7 @@ def build_segmenter(
     from wsi_pipeline.models.precision import choose_precision, pick_device
 
     spec = find_model(settings.model, section=section_of(settings))
-    chosen = pick_device(device or settings.device)
+    chosen = pick_device(device or settings.device, where=f"{section_of(settings)}.device")
     if dtype is None:
         dtype = choose_precision(settings, device=chosen).dtype
     return spec.build(settings, device=chosen, dtype=dtype)
@@ -240,19 +323,12 @@ def weights_of(settings: ModelSettings) -> list[dict[str, str]]:
     Raises:
         WorkflowError, WeightsError: as ``build_segmenter``.
     """
-    return _listed(find_model(settings.model, section=section_of(settings)).weight_files(settings))
+    spec = find_model(settings.model, section=section_of(settings))
+    return listed(spec.weight_files(settings)) + spec.inputs(settings)
 
 
-def prompter_weights(prompts: PromptSettings | None) -> list[dict[str, str]]:
-    """The same for a prompts section; none where the source has no network.
-
-    Raises:
-        WeightsError: a file is missing or of another kind.
-    """
-    return _listed(domain_plan(prompts.weights).files) if isinstance(prompts, DomainDecoderPrompts) else []
-
-
-def _listed(files: Mapping[str, Path]) -> list[dict[str, str]]:
+def listed(files: Mapping[str, Path]) -> list[dict[str, str]]:
+    """The same of files by their roles."""
     return [{"role": role, "file": path.name, "sha256": sha256_of(path)} for role, path in sorted(files.items())]
 
 
@@ -264,159 +340,24 @@ def prompt_kinds(settings: ModelSettings) -> frozenset[str]:
         WeightsError: the head's file is missing or unreadable.
     """
     spec = find_model(settings.model, section=section_of(settings))
-    backbone = _backbone(spec, settings)
+    backbone = backbone_of(spec, settings)
     return spec.prompt_kinds if backbone is None else spec.prompt_kinds & kinds_taken(settings, BACKBONES[backbone])
 
 
-def check_prompts(settings: ModelSettings, prompts: PromptSettings) -> None:
-    """Refuse a prompt source whose prompts the model cannot answer, before anything runs.
-
-    What a QuPath file holds is known only once it is read: see ``check_prompt_kinds``.
-
-    Raises:
-        WorkflowError: naming the model, the source and what to change.
-    """
-    _check_who_finds(settings, prompts)
-    if isinstance(prompts, SegmentModelPrompts):
-        return
-    if isinstance(prompts, GridPrompts):
-        check_prompt_kinds(settings, {"point"}, where="prompts.source")
-        _check_guesses(settings)
-    elif isinstance(prompts, TissueBoxPrompts):
-        check_prompt_kinds(settings, {"box"}, where="prompts.source")
-    elif isinstance(prompts, NucleusDetectorPrompts | DomainDecoderPrompts):
-        # every detection comes as a box and as a point: one of them is enough
-        if not prompt_kinds(settings) & {"box", "point"}:
-            check_prompt_kinds(settings, {"box"}, where="prompts.source")
-    else:
-        prompt_kinds(settings)  # an unknown model or backbone shows now, not after the file is read
-
-
-def _check_who_finds(settings: ModelSettings, prompts: PromptSettings) -> None:
-    """Refuse prompts for a model that takes none, and none for a model that needs them."""
-    spec = find_model(settings.model, section=section_of(settings))
-    if isinstance(prompts, SegmentModelPrompts) and "InstanceSegmenter" not in spec.roles:
-        finders = " or ".join(one.name for one in available_models() if "InstanceSegmenter" in one.roles)
-        raise WorkflowError(
-            f"{spec.name} finds nothing by itself",
-            where="prompts.source",
-            fix=f"Set segment.model to {finders}, or give a source of prompts",
-        )
-    if not isinstance(prompts, SegmentModelPrompts) and "Segmenter" not in spec.roles:
-        raise WorkflowError(
-            f"{spec.name} finds objects by itself and takes no prompts",
-            where="prompts.source",
-            fix="Set it to segment-model, or segment.model to another one",
-        )
-
-
-def _check_guesses(settings: ModelSettings) -> None:
-    """Refuse to choose among guesses by their predicted IoU where neither was trained."""
-    spec = find_model(settings.model, section=section_of(settings))
-    backbone = _backbone(spec, settings)
-    if backbone is None or BACKBONES[backbone].guesses:
-        return
-    guessing = " or ".join(name for name in spec.backbones if BACKBONES[name].guesses)
-    raise WorkflowError(
-        f"{spec.name} on {backbone} does not guess, and automatic masks are chosen among guesses",
-        where="prompts.source",
-        fix=f"Set {section_of(settings)}.backbone to {guessing}, or give another source of prompts",
-    )
-
-
 def class_names(settings: ModelSettings) -> tuple[str, ...]:
-    """The classes that the model of a segment section tells apart by itself.
+    """The classes that the model of a segment section tells apart by itself, or a recognise section names.
 
     Raises:
         WorkflowError, WeightsError: as ``build_segmenter``.
     """
+    if isinstance(settings, RecogniseSettings) and settings.classes:
+        return settings.names
     return find_model(settings.model, section=section_of(settings)).class_names(settings)
 
 
-def check_prompt_kinds(settings: ModelSettings, kinds: Iterable[str], *, where: object = None) -> None:
-    """Refuse prompts of kinds the model cannot answer.
-
-    Args:
-        settings: the segment section.
-        kinds: ``box``, ``point`` and ``mask`` as they occur; a mask prompt has a box too and passes with it.
-        where: the file or key the prompts come from.
-
-    Raises:
-        WorkflowError: naming the model and what to change.
-    """
-    taken = prompt_kinds(settings)
-    refused = sorted(kind for kind in set(kinds) if kind not in taken and not (kind == "mask" and "box" in taken))
-    if not refused:
-        return
-    spec = find_model(settings.model, section=section_of(settings))
-    backbone = _backbone(spec, settings)
-    model = f"{spec.name} on {backbone}" if backbone else spec.name
-    fitting = [name for name in spec.backbones if set(refused) <= BACKBONES[name].prompt_kinds & spec.prompt_kinds]
-    fix = f"Set {section_of(settings)}.backbone to {' or '.join(fitting)}" if fitting else "Use another model"
-    raise WorkflowError(
-        f"{model} takes {_plural(taken)} only, not {_plural(refused)}",
-        where=where,
-        fix=f"{fix}, or give {_plural(taken)}",
-    )
-
-
-def check_models(workflow: Workflow) -> list[str]:
-    """Refuse what the models of a workflow cannot do, before anything runs.
-
-    Returns:
-        Warnings: what they will do otherwise than asked.
-
-    Raises:
-        WorkflowError: naming the section, the model and what to change.
-        WeightsError: a weight file is missing or of another kind.
-    """
-    stages = [settings for settings in (workflow.segment, workflow.refine) if settings is not None]
-    warnings = [warning for settings in stages for warning in _check_model(settings)]
-    if workflow.segment is not None and workflow.prompts is not None:
-        check_prompts(workflow.segment, workflow.prompts)
-    factor = workflow.tiling.context_factor
-    if isinstance(workflow.prompts, DomainDecoderPrompts):
-        facts = domain_facts(domain_plan(workflow.prompts.weights).files["domain-decoder"])
-        target_number(workflow.prompts, facts.classes)
-        _check_context(facts.context_factor, factor)
-    if workflow.segment is not None:
-        _check_context(find_model(workflow.segment.model).context_factor(workflow.segment), factor)
-    return warnings
-
-
-def _check_context(trained_on: float | None, context_factor: float) -> None:
-    """Refuse low patches that see farther, or less far, than those a model was trained on."""
-    if trained_on not in (None, context_factor):
-        raise WorkflowError(
-            f"the decoder was trained on low patches that see {trained_on:g} times as far",
-            where="tiling.context_factor",
-            fix=f"Set it to {trained_on:g}",
-        )
-
-
-def _check_model(settings: ModelSettings) -> list[str]:
-    section, spec = section_of(settings), find_model(settings.model, section=section_of(settings))
-    roles = ("Refiner",) if section == "refine" else ("Segmenter", "InstanceSegmenter")
-    if not set(roles) & set(spec.roles):
-        said = f"{spec.name} is no {roles[0]}"
-        raise WorkflowError(said, where=f"{section}.model", fix="See `wsi-pipeline models list`")
-    if "InstanceSegmenter" in spec.roles:
-        spec.weight_files(settings)  # a missing or foreign file shows now
-    backbone = _backbone(spec, settings)
-    if spec.name == "hq-sam" and settings.hq_token_only and set(spec.weight_files(settings)) == {"sam"}:
-        raise WorkflowError(
-            "the high-quality branch is not trained and alone draws nothing",
-            where=f"{section}.hq_token_only",
-            fix=f"Set it to false, or give {section}.weights",
-        )
-    if settings.multimask and backbone is not None and not BACKBONES[backbone].guesses:
-        return [f"{section}.multimask: {backbone} gives one mask per prompt, and that one is taken"]
-    return []
-
-
-def _backbone(spec: ModelSpec, settings: ModelSettings) -> str | None:
+def backbone_of(spec: ModelSpec, settings: ModelSettings) -> str | None:
     """The backbone a section runs on; read from the weight files where they decide."""
-    if not spec.backbones:
+    if not spec.backbones or settings.clip is not None:
         return None
     if settings.backbone is not None:
         if settings.backbone not in BACKBONES:
@@ -444,8 +385,3 @@ def _load(point: EntryPoint) -> ModelSpec:
     if not isinstance(spec, ModelSpec) or spec.name != point.name:
         raise WorkflowError("the plug-in is no ModelSpec of its own name", where=point.name, fix=fix)
     return spec
-
-
-def _plural(kinds: Iterable[str]) -> str:
-    words = {"box": "boxes", "point": "points", "mask": "masks"}
-    return " and ".join(words.get(kind, kind) for kind in sorted(kinds))

@@ -1,4 +1,4 @@
-"""What a model can be asked, as five Protocols; every published system plays at least one of them.
+"""What a model can be asked, as Protocols; every published system plays at least one of them.
 
 Images come as uint8 RGB arrays exactly as read from the slide; normalising, padding and moving to a device
 is the model's business. Prompt coordinates are px of the high patch, integers at pixel corners.
@@ -6,6 +6,7 @@ is the model's business. Prompt coordinates are px of the high patch, integers a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -176,11 +177,13 @@ class Detections:
         boxes: (N, 4) float32 in high-patch px.
         scores: (N,) float32 in [0, 1].
         points: (N, 2) float32 one point inside each object, high-patch px.
+        classes: (N,) int64, class n is ``class_names[n - 1]`` of the prompter; None where it tells none apart.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     points: np.ndarray
+    classes: np.ndarray | None = None
 
 
 @runtime_checkable
@@ -196,12 +199,56 @@ class Prompter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """N masks on B pairs, each in its box.
+
+    Attributes:
+        image_index: (N,) int64, the pair of each.
+        boxes: (N, 4) int64 ``x0, y0, x1, y1`` (exclusive), px of the high patch, within it and not empty.
+        masks: N bool arrays, each (y1 - y0, x1 - x0) of its box.
+    """
+
+    image_index: np.ndarray
+    boxes: np.ndarray
+    masks: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+
 @runtime_checkable
 class Recogniser(Protocol):
-    """What is it?"""
+    """What is it? It is built for a vocabulary."""
 
-    def recognise(self, pairs: PairImages, masks: MaskBatch, image_index: np.ndarray, classes: list[str]) -> np.ndarray:
-        """Class probabilities (N, C) float32 of N masks on B pairs."""
+    input_size: int | None
+    """S: side in px of the square patches it takes; None for any."""
+    uses_low_patch: bool
+    class_names: tuple[str, ...]
+    """The C classes, in the order of the probabilities."""
+
+    def encode(self, pairs: PairImages) -> Any:
+        """Embed B pairs once; the result is opaque and goes to ``recognise``."""
+        ...
+
+    def recognise(self, embedding: Any, regions: Regions) -> np.ndarray:
+        """(N, C) float32 probabilities of the classes of N regions; rows sum to 1."""
+        ...
+
+
+@runtime_checkable
+class SlideAware(Protocol):
+    """A model that wants to know what a slide looks like on the whole before it is asked about tiles."""
+
+    learns_slide: bool
+    """Whether it does with its settings."""
+
+    def look(self, pairs: PairImages) -> np.ndarray:
+        """What it wants to keep of B patches spread over the slide, float32, one row for each."""
+        ...
+
+    def knowing(self, seen: np.ndarray) -> Any:
+        """The same model for the slide of which ``look`` gave these rows; shares all networks."""
         ...
 
 

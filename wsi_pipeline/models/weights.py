@@ -32,7 +32,17 @@ NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 
 Variant = Literal["lite_medsam", "vit_t", "vit_b", "vit_l", "vit_h"]
 Kind = Literal[
-    "sam", "hq-sam", "pa-sam", "wsi-sam", "wsi-heads", "hq-decoder", "pa-decoder", "domain-decoder", "lora-sam"
+    "sam",
+    "hq-sam",
+    "pa-sam",
+    "wsi-sam",
+    "wsi-heads",
+    "hq-decoder",
+    "pa-decoder",
+    "domain-decoder",
+    "lora-sam",
+    "ov-sam",
+    "sam-clip",
 ]
 
 
@@ -44,7 +54,8 @@ class WeightFile(BaseModel):
         system: the published system it belongs to.
         variant: image encoder it holds or fits.
         kind: a whole SAM, HQ-SAM, PA-SAM or WSI-SAM, a pair of WSI-SAM decoders, one decoder of HQ-SAM (WSI-SAM's
-            are of the same kind) or PA-SAM, a domain decoder, or adapter and heads of a LoRA-SAM.
+            are of the same kind) or PA-SAM, a domain decoder, adapter and heads of a LoRA-SAM, or a head of
+            Open-Vocabulary SAM or of SAM-CLIP.
         where: shipped with this package, embedded in another installed one, download, or by path.
         url: address for ``download``.
         package: distribution that carries an ``embedded`` file.

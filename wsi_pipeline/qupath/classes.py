@@ -28,7 +28,34 @@ STANDARD_COLORS: dict[str, Rgb] = {
 REGION, ARTEFACT = "Region*", "Artefact*"
 """Classes of tissue outlines and of artefacts; a name that ends in ``*`` is ignored by QuPath's classifiers."""
 
-_OWN_COLORS: dict[str, Rgb] = {ARTEFACT: (130, 130, 130), "Nucleus": (60, 110, 220), "Tissue": (0, 140, 120)}
+_OWN_COLORS: dict[str, Rgb] = {
+    ARTEFACT: (130, 130, 130),
+    "Nucleus": (60, 110, 220),
+    "Tissue": (0, 140, 120),
+    "Tumour": STANDARD_COLORS["Tumor"],
+    "Epithelium": (230, 120, 60),
+    "Gland": (40, 150, 220),
+    "Lymphocytes": STANDARD_COLORS["Immune cells"],
+    "Plasma cells": (190, 60, 140),
+    "Neutrophils": (120, 60, 200),
+    "Eosinophils": (240, 90, 120),
+    "Macrophages": (110, 130, 60),
+    "Fibroblasts": (90, 170, 110),
+    "Endothelium": (170, 40, 60),
+    "Adipose tissue": (245, 215, 90),
+    "Muscle": (200, 100, 110),
+    "Blood vessel": (150, 20, 30),
+    "Erythrocytes": (230, 50, 50),
+    "Nerve": (210, 190, 40),
+    "Mucus": (110, 200, 215),
+    "Cartilage": (80, 190, 170),
+    "Bone": (200, 180, 150),
+    "Mitosis": (20, 200, 60),
+    "Debris": (110, 90, 70),
+}
+"""Classes that are common in pathology, in colours that show on haematoxylin and eosin."""
+
+_USUAL = {name.casefold(): color for name, color in (STANDARD_COLORS | _OWN_COLORS).items()}
 _DELIMITER = ":"
 
 
@@ -53,12 +80,15 @@ def is_ignored_class(name: str) -> bool:
 
 
 def class_color(name: str, colors: Mapping[str, Rgb | None] | None = None) -> Rgb:
-    """The colour of a class: QuPath's own for a standard class, then the given one, then one made from the name."""
+    """The colour of a class: QuPath's own for a standard class, then the given one, then the usual one of such a class.
+
+    Any other has one made from its name. To QuPath ``tumor`` and ``Tumor`` are two classes; here they look alike.
+    """
     clean = clean_class_name(name) or name
     if clean in STANDARD_COLORS:
         return STANDARD_COLORS[clean]
     given = None if colors is None else colors.get(name) or colors.get(clean)
-    return given or _OWN_COLORS.get(clean) or _color_from_name(clean)
+    return given or _USUAL.get(clean.casefold()) or _color_from_name(clean)
 
 
 def _color_from_name(name: str) -> Rgb:

@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.geometry import Region
+from wsi_pipeline.prompts.facts import learns_slide, prompter_class_names
 from wsi_pipeline.run import tasks
 from wsi_pipeline.run.finish import export, new_pyramid, write_levels
 from wsi_pipeline.run.job import SlideJob, save_first, save_plan
+from wsi_pipeline.run.look import MOST_TILES
 from wsi_pipeline.run.resolve import resolve_objects
 from wsi_pipeline.run.tissue_only import Survey, survey
 from wsi_pipeline.run.walk import Walk
@@ -28,8 +30,12 @@ def run(walk: Walk) -> int:
     workflow = walk.workflow
     grid = slide_handle(walk.info.path, walk.task.mpp).working_grid(workflow.mpp)
     job = walk.job(grid, (None, *_class_names(workflow)))
-    plan, annotations = _plan(walk, job)
+    everything, annotations = _plan(walk, job)
+    roi = roi_of(walk)
+    plan = everything if roi is None else _within(everything, roi)
     save_plan(plan, job.plan_file)
+    if learns_slide(workflow):  # of the whole slide, so that a part of it gives what the whole would
+        walk.once("look", tasks.look_at_slide, job, everything.spread(MOST_TILES))
     batches = ((n, (job, n)) for n in range(plan.n_batches))
     found = walk.stage("segment", tasks.segment_tiles, batches, plan.n_batches, model=True)
     _resolve_seams(walk, job, plan, found)
@@ -48,11 +54,13 @@ def _class_names(workflow: Workflow) -> tuple[str, ...]:
     prompts, segment = workflow.prompts, workflow.segment
     if prompts is not None and prompts.class_name:
         return (prompts.class_name,)
-    return class_names(segment) if isinstance(prompts, SegmentModelPrompts) and segment else ()
+    if isinstance(prompts, SegmentModelPrompts):
+        return class_names(segment) if segment else ()
+    return prompter_class_names(prompts)
 
 
 def _plan(walk: Walk, job: SlideJob) -> tuple[TilePlan, pa.Table | None]:
-    """The tiles on tissue, and tissue and artefacts as annotations where they are wanted."""
+    """All tiles on tissue, and tissue and artefacts as annotations where they are wanted."""
     tiling, size = job.workflow.tiling, walk.task.recipe.input_size
     # even, so that the centres of all tiles, and with them the low patches, lie on one raster
     overlap = 2 * round(tiling.overlap.px(job.grid.mpp) / 2)
@@ -65,9 +73,7 @@ def _plan(walk: Walk, job: SlideJob) -> tuple[TilePlan, pa.Table | None]:
     found: Survey = walk.once("tissue", survey, job, size, overlap)
     walk.warnings += found.warnings
     plan = TilePlan(job.grid, size, overlap, found.keep, max(1, round(tiling.batch**0.5)))
-    roi = roi_of(walk)
-    annotations = found.rows if job.workflow.export.tissue_annotations else None
-    return plan if roi is None else _within(plan, roi), annotations
+    return plan, found.rows if job.workflow.export.tissue_annotations else None
 
 
 def roi_of(walk: Walk) -> Region | None:

@@ -94,11 +94,11 @@ def _export_geojson(job: SlideJob, rows: list[Path], annotations: pa.Table | Non
 def _export_tables(job: SlideJob, rows: list[Path], annotations: pa.Table | None) -> int:
     from wsi_pipeline.export.table import read_fragments, write_csv, write_geoparquet
 
-    count = write_geoparquet(job.output / "objects.parquet", read_fragments(rows), job.info)
+    count = write_geoparquet(job.output / "objects.parquet", read_fragments(rows), job.info, job.recognised)
     if annotations is not None:
         write_geoparquet(job.output / "tissue.parquet", [annotations], job.info)
     if job.workflow.export.csv:
-        write_csv(job.output / "objects.csv", read_fragments(rows))
+        write_csv(job.output / "objects.csv", read_fragments(rows), job.recognised)
     return count
 
 

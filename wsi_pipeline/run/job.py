@@ -47,6 +47,7 @@ class SlideJob:
         output: folder of the slide's results.
         embeddings: folder of kept embeddings, or None.
         fits: patch pairs that fit in memory at once, where it was found out; None as long as it was never too many.
+        recognised: classes whose probabilities every object gets, in their order; none without a recognise stage.
     """
 
     info: SlideInfo
@@ -61,6 +62,7 @@ class SlideJob:
     output: Path
     embeddings: Path | None = None
     fits: int | None = None
+    recognised: tuple[str, ...] = ()
     _packed: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +94,10 @@ class SlideJob:
     @property
     def plan_file(self) -> Path:
         return self.scratch / "plan.arrow"
+
+    @property
+    def seen_file(self) -> Path:
+        return self.scratch / "seen.arrow"
 
     @property
     def first_file(self) -> Path:
@@ -178,6 +184,16 @@ class ObjectFacts:
         save_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
 
+def save_seen(seen: np.ndarray, path: Path) -> None:
+    """Keep what a model saw of the whole slide, float32, one row for each patch it looked at."""
+    save_arrays(path, {"seen": seen})
+
+
+@lru_cache(maxsize=4)
+def _load_seen(path: Path, fingerprint: str) -> np.ndarray:
+    return load_arrays(path)["seen"]
+
+
 def save_first(first: np.ndarray, path: Path) -> None:
     """Keep the (tiles,) global ids of the first objects of every tile, see ``stitching.ids``."""
     save_arrays(path, {"first": first})
@@ -214,6 +230,11 @@ def _open_pyramid(path: Path, fingerprint: str) -> MaskPyramid:
 def plan_of(job: SlideJob) -> TilePlan:
     """The plan ``save_plan`` kept."""
     return _load_plan(job.plan_file, job.grid, job.fingerprint)
+
+
+def seen_of(job: SlideJob) -> np.ndarray:
+    """What ``save_seen`` kept."""
+    return _load_seen(job.seen_file, job.fingerprint)
 
 
 def first_of(job: SlideJob) -> np.ndarray:

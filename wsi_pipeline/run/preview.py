@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,11 @@ import shapely
 from wsi_pipeline.errors import PromptError
 from wsi_pipeline.export.table import object_table
 from wsi_pipeline.geometry import PixelGrid
-from wsi_pipeline.models.roles import Detections
+from wsi_pipeline.models.roles import Detections, SlideAware
+from wsi_pipeline.prompts.facts import prompter_class_names
 from wsi_pipeline.prompts.prompt import Prompt, PromptSet
 from wsi_pipeline.prompts.sources import build_prompter
+from wsi_pipeline.run.look import MOST_TILES, look
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 from wsi_pipeline.tiling.read import read_pairs
 from wsi_pipeline.tissue.detect import find_tissue
@@ -62,22 +64,28 @@ def preview_prompts(slide: Slide, workflow: Workflow, file: Path | None) -> Prom
     size = prompter.input_size or TILE
     overlap = min(size // 2, round(workflow.tiling.overlap.px(grid.mpp)))
     keep = tissue.keep_tiles(grid, size, overlap, workflow.tiling.min_tissue)
-    plan = TilePlan(grid, size, overlap, keep, block=1)
+    plan, factor = TilePlan(grid, size, overlap, keep, block=1), workflow.tiling.context_factor
+    if isinstance(prompter, SlideAware) and prompter.learns_slide:
+        prompter = prompter.knowing(look(prompter, slide, grid, plan.spread(MOST_TILES), factor))
+    classes = (None, *prompter_class_names(settings))
     found: list[Prompt] = []
     for tile in plan.tiles():
-        pair = PatchPair.of_tile(tile, grid, workflow.tiling.context_factor)
+        pair = PatchPair.of_tile(tile, grid, factor)
         images = read_pairs(slide, [pair], low=prompter.uses_low_patch)
-        found += _owned(prompter.detect(images, mpp=grid.mpp)[0], tile, grid, settings.class_name)
+        here = prompter.detect(images, mpp=grid.mpp)[0]
+        of = np.zeros(len(here.scores), int) if here.classes is None else here.classes
+        found += _owned(here, tile, grid, [settings.class_name or classes[number] for number in of])
     return PromptSet(found, warnings=list(tissue.warnings))
 
 
-def _owned(found: Detections, tile: Tile, grid: PixelGrid, class_name: str | None) -> Iterator[Prompt]:
-    """The detections whose point lies in the tile's core, so that overlapping tiles give each once."""
+def _owned(found: Detections, tile: Tile, grid: PixelGrid, classes: Sequence[str | None]) -> Iterator[Prompt]:
+    """The detections, of these classes, whose point lies in the tile's core, so that each comes once."""
     to_level0 = grid.to_level0.shifted(tile.x, tile.y)
     x0, y0, x1, y1 = tile.core
     on_grid = found.points + np.array([tile.x, tile.y])
     inside = ((on_grid >= (x0, y0)) & (on_grid < (x1, y1))).all(axis=1)
-    for box, point in zip(found.boxes[inside], found.points[inside], strict=True):
+    for number in np.flatnonzero(inside).tolist():
+        box, point = found.boxes[number], found.points[number]
         corners = to_level0.apply(box.reshape(2, 2)).ravel()
         middle = to_level0.apply(point)
         whole = bool(np.isfinite(corners).all())
@@ -86,7 +94,7 @@ def _owned(found: Detections, tile: Tile, grid: PixelGrid, class_name: str | Non
             kind="box" if whole else "point",
             geometry=shapely.box(*corners) if whole else shapely.Point(middle),
             positive=middle[None],
-            class_name=class_name,
+            class_name=classes[number],
         )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from wsi_pipeline.run.flow import Flow
 from wsi_pipeline.run.requests import Settings
 from wsi_pipeline.run.walk import Recipe
-from wsi_pipeline.workflow import Workflow
+from wsi_pipeline.workflow import Workflow, model_sections
 
-_MODEL_SECTIONS = ("segment", "refine", "prompts")
+_MODEL_SECTIONS = ("segment", "refine", "recognise", "prompts")
 """Sections of a workflow that its models follow from."""
 
 
@@ -41,7 +41,7 @@ def name_models(settings: Iterable[Settings], change: Callable[[dict[str, Any]],
     Raises:
         WsiPipelineError: one cannot be used.
     """
-    from wsi_pipeline.models.registry import check_models
+    from wsi_pipeline.models.checks import check_models
 
     parts = dict.fromkeys([(), *map(models_part, settings)])
     workflows = {part: change(dict(part)) for part in parts}
@@ -61,7 +61,7 @@ def make_ready(flow: Flow, models: Models, earlier: Mapping[str, Any]) -> tuple[
     """
     workflow = models.workflow
     told = {"workflow": workflow.model_dump(mode="json", by_alias=True), "weights": models.weights}
-    if workflow.segment is None and workflow.refine is None:
+    if not model_sections(workflow):
         return Recipe(workflow, models.weights, {}, 0), told | {"model": {}}
     from wsi_pipeline.run.worker_models import prepare_models
 
@@ -73,12 +73,12 @@ def make_ready(flow: Flow, models: Models, earlier: Mapping[str, Any]) -> tuple[
 
 def _weights_named(workflow: Workflow) -> list[dict[str, Any]]:
     """Facts about every file of weights that a workflow needs."""
-    from wsi_pipeline.models.registry import prompter_weights, weights_of
+    from wsi_pipeline.models.registry import weights_of
+    from wsi_pipeline.prompts.facts import prompter_weights
 
     found: list[dict[str, Any]] = []
-    for stage, settings in (("segment", workflow.segment), ("refine", workflow.refine)):
-        if settings is not None:
-            found += [{"stage": stage} | facts for facts in weights_of(settings)]
+    for stage, settings in model_sections(workflow).items():
+        found += [{"stage": stage} | facts for facts in weights_of(settings)]
     return found + [{"stage": "prompts"} | facts for facts in prompter_weights(workflow.prompts)]
 
 

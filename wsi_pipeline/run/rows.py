@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
+from wsi_pipeline.arrays import load_arrays
 from wsi_pipeline.export.measurements import measure_shapes
 from wsi_pipeline.export.table import object_table, pack_color
 from wsi_pipeline.prompts.prompt import Prompt
-from wsi_pipeline.run.job import ObjectFacts, SlideJob
+from wsi_pipeline.run.job import ObjectFacts, SlideJob, plan_of
 from wsi_pipeline.segment.objects import ObjectBatch
 from wsi_pipeline.vectorize.arrays import vectorize_array
 from wsi_pipeline.vectorize.polygons import VectorObjects
@@ -33,6 +34,7 @@ def rows_of_labels(job: SlideJob, found: VectorObjects, facts: ObjectFacts) -> p
     return _table(
         job,
         shapely.transform(found.geometry, job.grid.to_level0.apply),
+        _probabilities_of(job, label, facts),
         id=[stable_id(job.identity, value) for value in label.tolist()],
         label=label,
         object_type=job.workflow.export.object_type,
@@ -47,19 +49,23 @@ def rows_of_labels(job: SlideJob, found: VectorObjects, facts: ObjectFacts) -> p
 def rows_of_prompts(job: SlideJob, batch: ObjectBatch, ids: np.ndarray, prompts: Sequence[Prompt]) -> pa.Table:
     """Rows of the answers to prompts: id, name, colour, lock and metadata are those of the prompt."""
     by_id = {prompt.id: prompt for prompt in prompts}
-    geometry = [_outline(job, batch, index) for index in range(len(batch))]
     asked = [by_id[str(name)] for name in batch.prompt_id]
+    if job.workflow.draws:
+        geometry = [_outline(job, batch, index) for index in range(len(batch))]
+        scores = {"predicted_iou": batch.iou, "stability": batch.stability}
+    else:  # outlines come back as they were given, and nobody predicted them
+        geometry, scores = [prompt.geometry for prompt in asked], {}
     kept = np.array([not shape.is_empty for shape in geometry], bool)
     rows = _table(
         job,
         np.array(geometry, object),
+        batch.probabilities,
         id=[_as_uuid(prompt.id) for prompt in asked],
         label=ids,
         object_type=[prompt.object_type for prompt in asked],
         name=[prompt.name for prompt in asked],
         **{"class": _class_names(job, batch.class_id)},
-        predicted_iou=batch.iou,
-        stability=batch.stability,
+        **scores,
         prompt_id=[prompt.id for prompt in asked],
         color=[pack_color(prompt.color) for prompt in asked],
         locked=[prompt.locked for prompt in asked],
@@ -68,10 +74,25 @@ def rows_of_prompts(job: SlideJob, batch: ObjectBatch, ids: np.ndarray, prompts:
     return rows.filter(pa.array(kept))
 
 
-def _table(job: SlideJob, geometry: np.ndarray, **columns: Any) -> pa.Table:
+def _table(job: SlideJob, geometry: np.ndarray, probabilities: np.ndarray, **columns: Any) -> pa.Table:
     if job.workflow.export.measurements:
         columns |= measure_shapes(geometry, job.info.resolution)
-    return object_table(geometry, **columns)
+    by_class = dict(zip(job.recognised, probabilities.T, strict=True))
+    return object_table(geometry, by_class, **columns)
+
+
+def _probabilities_of(job: SlideJob, label: np.ndarray, facts: ObjectFacts) -> np.ndarray:
+    """(N, C) float32 probabilities of objects by final id, read from the batches that found them."""
+    told = np.empty((len(label), len(job.recognised)), np.float32)
+    if not job.recognised:
+        return told
+    tile = facts.tile[label].astype(np.int64)
+    number = plan_of(job).batches_of(tile)
+    place = label.astype(np.int64) - facts.first[tile]  # among the objects of its tile
+    for one in np.unique(number).tolist():
+        stored, mine = load_arrays(job.batch_file(one), ["tile", "probabilities"]), number == one
+        told[mine] = stored["probabilities"][np.searchsorted(stored["tile"], tile[mine]) + place[mine]]
+    return told
 
 
 def _class_names(job: SlideJob, class_id: np.ndarray) -> list[str | None]:

@@ -116,12 +116,14 @@ def _parts(task: SlideTask, context: RunContext, info: SlideInfo) -> dict[str, A
 
 
 def _identity(parts: dict[str, Any]) -> str:
-    """Of what decides which objects there are: how work is cut up and what is written of it changes no id."""
+    """Of what decides which objects there are: neither how work is cut up nor what is said of them changes an id."""
     workflow = {key: dict(value) if isinstance(value, dict) else value for key, value in parts["workflow"].items()}
-    for section in ("name", "description", "vectorize", "export"):
+    for section in ("name", "description", "recognise", "vectorize", "export"):
         del workflow[section]
     del workflow["tiling"]["batch"], workflow["stitch"]["chunk"], workflow["stitch"]["shard"]
     kept = {key: value for key, value in parts.items() if key != "wsi_pipeline"}
+    kept["weights"] = [one for one in parts.get("weights", []) if one.get("stage") != "recognise"]
+    kept["dtypes"] = {stage: dtype for stage, dtype in parts.get("dtypes", {}).items() if stage != "recognise"}
     return fingerprint_of(kept | {"workflow": workflow})
 
 

@@ -7,24 +7,57 @@ finished and only reports it, or writes the same bytes again.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from wsi_pipeline.arrays import save_arrays
-from wsi_pipeline.run.job import SlideJob, assembly_of, first_of, objects_of, plan_of, pyramid_of
-from wsi_pipeline.run.worker_models import ModelClock, known_of, model_clock, prompter_of, refiner_of, segmenter_of
+from wsi_pipeline.run.job import (
+    ObjectFacts,
+    SlideJob,
+    assembly_of,
+    first_of,
+    objects_of,
+    plan_of,
+    pyramid_of,
+    save_seen,
+)
+from wsi_pipeline.run.worker_models import (
+    ModelClock,
+    known_of,
+    model_clock,
+    prompter_of,
+    recogniser_of,
+    refiner_of,
+    segmenter_of,
+    slide_aware_of,
+)
 from wsi_pipeline.segment.memory import Fitting, fitting
 from wsi_pipeline.segment.objects import KEPT_COARSE, REFINED, ObjectBatch
 from wsi_pipeline.stitching.ids import object_ids
 from wsi_pipeline.workflow import QuPathPrompts
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from wsi_pipeline.models.roles import SlideAware
     from wsi_pipeline.prompts.prompt import Prompt
+    from wsi_pipeline.tiling.plan import Tile
 
 FACTS = ("iou", "stability", "detection", "class_id", "tile", "refined")
 """Columns of ``ObjectBatch`` that the coordinator gathers for all objects of a slide."""
+
+
+def look_at_slide(job: SlideJob, tiles: Sequence[Tile]) -> None:
+    """Show tiles to the model that wants to know the slide before it is asked, and keep what it saw."""
+    from wsi_pipeline.run.look import look
+
+    model = slide_aware_of(job)
+    if model is not None and not job.seen_file.exists():
+        factor = job.workflow.tiling.context_factor
+        save_seen(look(cast("SlideAware", model), job.open(), job.grid, tiles, factor), job.seen_file)
 
 
 def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
@@ -35,11 +68,12 @@ def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
     if path.exists():
         return _batch_facts(ObjectBatch.load(path, logits=False)) | {"reused": True}
     segmenter, refine, plan, slide = segmenter_of(job), refiner_of(job), plan_of(job), job.open()
-    prompter = prompter_of(job)
+    prompter, recognise = prompter_of(job), recogniser_of(job)
     if segmenter is None:
         raise ValueError(f"workflow {job.workflow.name} has no segment section")
     started = time.perf_counter()
     looking: list[Any] = [segmenter, *([prompter] if prompter else []), *([refine.refiner] if refine else [])]
+    looking += [recognise.recogniser] if recognise else []
     low = any(one.uses_low_patch for one in looking)
     images = read_batch(slide, plan, number, low=low, context_factor=job.workflow.tiling.context_factor)
     read = time.perf_counter()
@@ -51,8 +85,9 @@ def segment_tiles(job: SlideJob, number: int) -> dict[str, Any]:
             segmenter,
             prompter,
             job.workflow,
-            class_id=min(1, len(job.classes) - 1),
+            class_id=_class_of_all(job),
             refine=refine,
+            recognise=recognise,
             images=images,
         )
     batch.save(path)
@@ -82,6 +117,7 @@ def segment_annotations(job: SlideJob, number: int, prompts: Sequence[Prompt]) -
             job.workflow,
             class_ids,
             refine=refine,
+            recognise=recogniser_of(job),
             fallback=_fallback(job),
         )
     _write_issues(issues_file, issues)
@@ -173,7 +209,7 @@ def write_rows(job: SlideJob, number: int) -> dict[str, Any]:
     objects = objects_of(job)
     table = rows_of_labels(job, found, objects)
     write_fragment(job.row_file(number), table)
-    return _row_facts(objects.refined[table.column("label").to_numpy()])
+    return _row_facts(job, objects, table)
 
 
 def write_prompt_rows(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -185,16 +221,25 @@ def write_prompt_rows(job: SlideJob, number: int, prompts: Sequence[Prompt]) -> 
     objects = objects_of(job)
     table = rows_of_prompts(job, batch, objects.ids_of(batch, number), prompts)
     write_fragment(job.row_file(number), table)
-    return _row_facts(objects.refined[table.column("label").to_numpy()])
+    return _row_facts(job, objects, table)
 
 
-def _row_facts(refined: np.ndarray) -> dict[str, Any]:
-    """How many objects were written, and what the refine stage made of them; (N,) uint8 as of ``ObjectBatch``."""
-    facts: dict[str, Any] = {"objects": len(refined)}
-    counts = np.bincount(refined, minlength=KEPT_COARSE + 1)
+def _row_facts(job: SlideJob, objects: ObjectFacts, table: pa.Table) -> dict[str, Any]:
+    """How many objects were written, and what the refine and the recognise stage made of them."""
+    facts: dict[str, Any] = {"objects": len(table)}
+    counts = np.bincount(objects.refined[table.column("label").to_numpy()], minlength=KEPT_COARSE + 1)
     if counts[REFINED] or counts[KEPT_COARSE]:
         facts["refine"] = {"refined": int(counts[REFINED]), "kept coarse": int(counts[KEPT_COARSE])}
+    if job.recognised:
+        classes = Counter(name or "no class" for name in table.column("class").to_pylist())
+        facts["classes"] = dict(sorted(classes.items()))
     return facts
+
+
+def _class_of_all(job: SlideJob) -> int:
+    """Class of every object where the workflow names one for all."""
+    prompts = job.workflow.prompts
+    return job.classes.index(prompts.class_name) if prompts and prompts.class_name else 0
 
 
 def _fallback(job: SlideJob) -> Literal["keep", "drop"]:

@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsi_pipeline.models.registry import class_names
 from wsi_pipeline.run.flow import Flow
 from wsi_pipeline.run.job import SlideJob
 from wsi_pipeline.run.ledger import Journal, Ledger
 from wsi_pipeline.run.progress import Reporter
 from wsi_pipeline.run.provenance import fingerprint_of
+from wsi_pipeline.segment.recognise import run_classes
 from wsi_pipeline.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -44,7 +46,9 @@ class Recipe:
     @cached_property
     def key(self) -> str:
         """Short hash of what the memory that a patch takes follows from."""
-        return fingerprint_of(self.workflow.model_dump(mode="json", include={"segment", "refine", "prompts"}))
+        return fingerprint_of(
+            self.workflow.model_dump(mode="json", include={"segment", "refine", "recognise", "prompts"})
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,9 @@ class Walk:
         return self.task.output / SCRATCH
 
     def job(self, grid: Any, classes: tuple[str | None, ...]) -> SlideJob:
+        """The slide's run on a working grid, whose objects are of ``classes`` unless they are recognised."""
+        settings = self.workflow.recognise
+        recognised = () if settings is None else class_names(settings)
         return SlideJob(
             info=self.info,
             mpp=self.task.mpp,
@@ -117,11 +124,12 @@ class Walk:
             fingerprint=self.fingerprint,
             identity=self.identity,
             grid=grid,
-            classes=classes,
+            classes=run_classes(classes, settings, recognised),
             scratch=self.scratch,
             output=self.task.output,
             embeddings=self.context.embeddings,
             fits=self.context.ledger.fits(self.task.recipe.key),
+            recognised=recognised,
         )
 
     def stage(
@@ -203,7 +211,7 @@ def _summed(facts: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """What the tasks of a stage spent and did, over all workers; nothing where they do not say."""
     totals: dict[str, dict[str, float]] = {}
     for fact in facts.values():
-        for group in ("seconds", "patches", "refine"):
+        for group in ("seconds", "patches", "refine", "classes"):
             for part, number in fact.get(group, {}).items():
                 total = totals.setdefault(group, {})
                 total[part] = round(total.get(part, 0) + number, 3)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.errors import WorkflowError
-from wsi_pipeline.run.job import SlideJob
+from wsi_pipeline.run.job import SlideJob, seen_of
 from wsi_pipeline.segment.memory import Fitting
+from wsi_pipeline.segment.recognise import ANY_SIZE, RecogniseStage
 from wsi_pipeline.segment.refine import RefineStage
-from wsi_pipeline.workflow import DomainDecoderPrompts, ModelSettings, PromptSettings, SegmentModelPrompts, Workflow
+from wsi_pipeline.workflow import (
+    DomainDecoderPrompts,
+    MatcherPrompts,
+    ModelSettings,
+    SegmentModelPrompts,
+    TextPrompts,
+    Workflow,
+    model_sections,
+)
 
 if TYPE_CHECKING:
     from wsi_pipeline.models.roles import Prompter
@@ -49,7 +58,7 @@ def model_clock() -> Iterator[ModelClock]:
     _local.clock = ModelClock()
 
 
-_CALLS = frozenset({"encode", "decode", "refine", "detect", "find"})
+_CALLS = frozenset({"encode", "decode", "refine", "detect", "find", "look", "recognise"})
 
 
 @dataclass
@@ -87,12 +96,13 @@ class SharedModel:
             clock.recalled += after[1] - before[1]
 
 
-_fitting: dict[tuple[ModelSettings | None, ModelSettings | None], Fitting] = {}
+_fitting: dict[tuple[ModelSettings | None, ...], Fitting] = {}
 
 
 def known_of(job: SlideJob) -> Fitting:
     """What this process knows about how many patch pairs of a job's models fit in memory at once."""
-    known = _fitting.setdefault((job.workflow.segment, job.workflow.refine), Fitting())
+    workflow = job.workflow
+    known = _fitting.setdefault((workflow.segment, workflow.refine, workflow.recognise), Fitting())
     if job.fits is not None:
         known.most = min(job.fits, known.most or job.fits)
     return known
@@ -101,7 +111,7 @@ def known_of(job: SlideJob) -> Fitting:
 _building = threading.Lock()
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _build(settings: ModelSettings, dtype: str) -> SharedModel:
     from wsi_pipeline.models.registry import build_segmenter
 
@@ -114,11 +124,21 @@ def shared_model(settings: ModelSettings, dtype: str) -> SharedModel:
         return _build(settings, dtype)
 
 
+NetworkPrompts = DomainDecoderPrompts | MatcherPrompts | TextPrompts
+"""Sources of prompts that are networks: a process has one of each, and they share the segmenter's embeddings."""
+
+
 @lru_cache(maxsize=2)
-def _build_prompter(settings: DomainDecoderPrompts, device: str, dtype: str) -> SharedModel:
+def _build_prompter(settings: NetworkPrompts, device: str, dtype: str) -> SharedModel:
     from wsi_pipeline.prompts.sources import build_prompter
 
     return SharedModel(build_prompter(settings, device=device, dtype=dtype))
+
+
+def shared_prompter(settings: NetworkPrompts, device: str, dtype: str) -> SharedModel:
+    """This process's prompter with a network."""
+    with _building:
+        return _build_prompter(settings, device, dtype)
 
 
 def prompter_of(job: SlideJob) -> Prompter | None:
@@ -128,34 +148,65 @@ def prompter_of(job: SlideJob) -> Prompter | None:
     prompts, segment = job.workflow.prompts, job.workflow.segment
     if isinstance(prompts, SegmentModelPrompts):
         return None
-    if not isinstance(prompts, DomainDecoderPrompts) or segment is None:
+    if not isinstance(prompts, NetworkPrompts) or segment is None:
         return build_prompter(prompts)
-    with _building:
-        shared = _build_prompter(prompts, segment.device, job.dtypes["segment"])
-    shared.model.encoder.keep_in(job.embeddings)
-    prompter: Any = shared
+    shared = shared_prompter(prompts, segment.device, job.dtypes["segment"])
+    _keep_embeddings(shared, job)
+    prompter: Any = knowing_slide(shared, job)
     return prompter
+
+
+def _keep_embeddings(shared: SharedModel, job: SlideJob) -> None:
+    """Where the job wants them, if the model has an encoder whose embeddings can be kept."""
+    encoder = getattr(shared.model, "encoder", None)
+    if encoder is not None:
+        encoder.keep_in(job.embeddings)
+
+
+def knowing_slide(shared: SharedModel, job: SlideJob) -> SharedModel:
+    """The same model knowing the job's slide, if that is what it wants, see ``SlideAware``."""
+    if not getattr(shared.model, "learns_slide", False):
+        return shared
+    return SharedModel(shared.model.knowing(seen_of(job)))
+
+
+def slide_aware_of(job: SlideJob) -> SharedModel | None:
+    """The model or the prompter of a job that wants to know the slide first; it does not yet."""
+    settings, prompts = job.workflow.segment, job.workflow.prompts
+    if settings is None:
+        return None
+    found = [shared_model(settings, job.dtypes["segment"])]
+    if isinstance(prompts, NetworkPrompts):
+        found.append(shared_prompter(prompts, settings.device, job.dtypes["segment"]))
+    return next((one for one in found if getattr(one.model, "learns_slide", False)), None)
 
 
 def _model_of(job: SlideJob, settings: ModelSettings, stage: str) -> SharedModel:
     """The model of a stage, whose encoder keeps its embeddings where the job wants them."""
     model = shared_model(settings, job.dtypes[stage])
-    encoder = getattr(model.model, "encoder", None)
-    if encoder is not None:
-        encoder.keep_in(job.embeddings)
+    _keep_embeddings(model, job)
     return model
 
 
 def segmenter_of(job: SlideJob) -> SharedModel | None:
     """This process's model for a job's segment stage, where it has one."""
     settings = job.workflow.segment
-    return None if settings is None else _model_of(job, settings, "segment")
+    return None if settings is None else knowing_slide(_model_of(job, settings, "segment"), job)
 
 
 def refiner_of(job: SlideJob) -> RefineStage | None:
     """This process's model for a job's refine stage, where it has one."""
     settings = job.workflow.refine
     return None if settings is None else RefineStage(_model_of(job, settings, "refine"), settings)
+
+
+def recogniser_of(job: SlideJob) -> RecogniseStage | None:
+    """This process's model for a job's recognise stage, where it has one."""
+    settings = job.workflow.recognise
+    if settings is None:
+        return None
+    recogniser: Any = _model_of(job, settings, "recognise")
+    return RecogniseStage.of(recogniser, settings, job.classes)
 
 
 def prepare_models(workflow: Workflow, dtypes: dict[str, str]) -> dict[str, Any]:
@@ -168,30 +219,29 @@ def prepare_models(workflow: Workflow, dtypes: dict[str, str]) -> dict[str, Any]
 
     chosen, reasons = dict(dtypes), dict.fromkeys(dtypes, "as the run began with")
     sizes: list[int] = []
-    for stage, settings in (("segment", workflow.segment), ("refine", workflow.refine)):
-        if settings is None:
-            continue
+    first: str | None = None
+    for stage, settings in model_sections(workflow).items():
         if stage not in chosen:
-            if settings.precision == "auto" and "segment" in chosen:
-                chosen[stage], reasons[stage] = chosen["segment"], "as the segment stage, whose embeddings it shares"
+            if settings.precision == "auto" and first is not None:
+                chosen[stage], reasons[stage] = chosen[first], f"as the {first} stage, whose embeddings it shares"
             else:
                 choice = choose_precision(settings)
                 chosen[stage], reasons[stage] = choice.dtype, choice.reason
-        sizes.append(shared_model(settings, chosen[stage]).input_size)
-    _check_patches(workflow.prompts, sizes[0])
+        first = first or stage
+        sizes.append(shared_model(settings, chosen[stage]).input_size or ANY_SIZE)
+    _check_patches(workflow, chosen, sizes[0])
     return {"dtypes": chosen, "reasons": reasons, "input_size": sizes[0]}
 
 
-def _check_patches(prompts: PromptSettings | None, size: int) -> None:
+def _check_patches(workflow: Workflow, dtypes: Mapping[str, str], size: int) -> None:
     """Refuse a prompter that cannot look at the patches of ``size`` px that the first stage takes."""
-    if not isinstance(prompts, DomainDecoderPrompts):
+    prompts, segment = workflow.prompts, workflow.segment
+    if not isinstance(prompts, NetworkPrompts) or segment is None:
         return
-    from wsi_pipeline.models.resolve import domain_plan
-
-    backbone = domain_plan(prompts.weights).backbone
-    if backbone.input_size != size:
+    wanted = shared_prompter(prompts, segment.device, dtypes["segment"]).input_size
+    if wanted not in (None, size):
         raise WorkflowError(
-            f"the decoder takes patches of {backbone.input_size} px, the model patches of {size} px",
-            where="prompts.weights",
-            fix=f"Give a decoder trained on the segmenter's backbone, or set segment.backbone to {backbone.name}",
+            f"{prompts.source} takes patches of {wanted} px, the model patches of {size} px",
+            where="prompts.source",
+            fix="Set segment.backbone to the one that the prompter stands on, or give the prompter other weights",
         )

@@ -151,7 +151,7 @@ def find_on_tiles(
         if refine is not None and found:
             size = finder.segmenter.input_size
             rows, limits = np.zeros(len(found), np.int64), np.tile(extent.limits, (len(found), 1))
-            embedding = encode_again(refine, slide, [extent.pair(size, images.context_factor)], tile)
+            embedding = encode_again(refine.refiner, slide, [extent.pair(size, images.context_factor)], tile)
             redrawn = refine_candidates(refine, embedding, found, rows, limits, size)
             found = by_position(finder.distinct(redrawn))
         yield number, found

@@ -36,6 +36,7 @@ class Candidate:
         logits_xy: patch px of ``logits``' top-left corner.
         iou, stability: scores of ``ObjectBatch``.
         refined: what the refine stage made of it, see ``ObjectBatch``.
+        probabilities: what the recognise stage made of it, see ``FoundObject``.
     """
 
     row: int
@@ -46,6 +47,7 @@ class Candidate:
     iou: float
     stability: float
     refined: int = NOT_REFINED
+    probabilities: np.ndarray | None = None
 
 
 def accept(

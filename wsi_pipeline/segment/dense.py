@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ from wsi_pipeline.segment.objects import (
     ObjectBatch,
     quantise_logits,
 )
+from wsi_pipeline.segment.recognise import RecogniseStage, recognise_candidates
 from wsi_pipeline.segment.refine import RefineStage, encode_again, refine_candidates
 from wsi_pipeline.segment.tile_extent import TileExtent
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
@@ -50,12 +52,14 @@ class Questions:
         boxes: (N, 4) float32 tile px; NaN where only a point is known.
         points: (N, 2) float32 tile px.
         scores: (N,) float32 the prompter's.
+        classes: (N,) int64 the prompter's, 0 for none.
     """
 
     tile: np.ndarray
     boxes: np.ndarray
     points: np.ndarray
     scores: np.ndarray
+    classes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.tile)
@@ -77,6 +81,7 @@ def segment_batch(
     class_id: int,
     *,
     refine: RefineStage | None = None,
+    recognise: RecogniseStage | None = None,
     images: PairImages | None = None,
 ) -> ObjectBatch:
     """Segment every object of one batch of tiles.
@@ -88,9 +93,10 @@ def segment_batch(
         segmenter: draws the masks.
         prompter: finds what to ask about; a grid, and a segmenter that finds objects by itself, leave it alone.
         workflow: its ``segment`` and ``tiling`` sections count here.
-        class_id: class of every object, 0 for none; where the segmenter names what it finds by itself, and the workflow
-            does not, its classes count instead.
+        class_id: class of every object, 0 for none; where the segmenter or the prompter names what it finds, and the
+            workflow does not, their classes count instead.
         refine: draws them again.
+        recognise: says what they are; see ``RecogniseStage.named`` for the class that follows.
         images: the batch's pixels where they were read ahead (``read_batch``).
 
     Returns:
@@ -109,14 +115,17 @@ def segment_batch(
     canvas = np.full((len(tiles), plan.size, plan.size), background, np.int8)
     objects: list[FoundObject] = []
     extents = [TileExtent.of_tile(tile, plan, slack=SLACK * plan.overlap) for tile in tiles]
-    found = _find(slide, images, extents, segmenter, prompter, workflow, refine)
-    own = isinstance(workflow.prompts, SegmentModelPrompts) and workflow.prompts.class_name is None
+    found = _find(slide, images, extents, segmenter, prompter, workflow, refine, recognise)
+    own = len(found.classes) > 0 and workflow.prompts is not None and workflow.prompts.class_name is None
     for row, kept in found.on_tiles:
         for candidate in kept:
             paint_logits(canvas[row], candidate)
             of_class = int(found.classes[candidate.row]) if own else class_id
             objects.append(_on_grid(candidate, tiles[row], plan.grid, of_class, found.scores))
-    return collect(objects, canvas, np.array([(tile.x, tile.y) for tile in tiles]))
+    corners = np.array([(tile.x, tile.y) for tile in tiles])
+    if recognise is None:
+        return collect(objects, canvas, corners)
+    return recognise.named(collect(objects, canvas, corners, n_classes=recognise.n_classes))
 
 
 def _find(
@@ -127,22 +136,25 @@ def _find(
     prompter: Prompter | None,
     workflow: Workflow,
     refine: RefineStage | None,
+    recognise: RecogniseStage | None,
 ) -> FoundOnTiles:
     """The objects of all tiles, by the way that the prompts section names."""
     settings, nothing = workflow.segment, np.zeros(0, np.int64)
     assert settings is not None
     again = None if refine is None else partial(_refined, refine, slide, images, extents)
+    last = _as_they_are if recognise is None else partial(_recognised, recognise, slide, images, extents)
     if isinstance(workflow.prompts, SegmentModelPrompts):
-        finder = InstanceFinder(cast(InstanceSegmenter, segmenter), settings, workflow.prompts, again)
+        finder = InstanceFinder(cast(InstanceSegmenter, segmenter), settings, workflow.prompts, again, last)
         return finder.find(images, np.flatnonzero(~is_blank(images.high)).tolist(), extents)
     segmenter = cast(Segmenter, segmenter)
     if isinstance(workflow.prompts, GridPrompts):
         everything = MaskFinder(segmenter, workflow.prompts, settings.nms_iou)
-        return FoundOnTiles(find_on_tiles(everything, slide, images, extents, refine), np.ones(1), nothing)
+        one_by_one = find_on_tiles(everything, slide, images, extents, refine)
+        return FoundOnTiles(chain.from_iterable(last([tile]) for tile in one_by_one), np.ones(1), nothing)
     assert prompter is not None
     questions = _find_questions(prompter, images, extents)
-    answered = _answer_all(segmenter, images, questions, extents, settings, again) if len(questions) else []
-    return FoundOnTiles(answered, questions.scores, nothing)
+    answered = _answer_all(segmenter, images, questions, extents, settings, again, last) if len(questions) else []
+    return FoundOnTiles(answered, questions.scores, questions.classes)
 
 
 def is_blank(images: np.ndarray) -> np.ndarray:
@@ -156,16 +168,15 @@ def is_blank(images: np.ndarray) -> np.ndarray:
 
 def _find_questions(prompter: Prompter, images: PairImages, extents: Sequence[TileExtent]) -> Questions:
     worth = np.flatnonzero(~is_blank(images.high))
-    none = Questions(np.zeros(0, int), np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32), np.zeros(0))
-    found = [none]
+    nobody = np.zeros(0, np.int64)
+    found = [Questions(nobody, np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32), np.zeros(0), nobody)]
     detections = prompter.detect(select(images, worth), mpp=extents[0].mpp) if len(worth) else []
     for row, here in zip(worth, detections, strict=True):
         mine = extents[int(row)].is_asked(_centres(here.boxes, here.points))
-        count = int(np.count_nonzero(mine))
-        found.append(Questions(np.full(count, row), here.boxes[mine], here.points[mine], here.scores[mine]))
-    return Questions(
-        *(np.concatenate([getattr(one, name) for one in found]) for name in ("tile", "boxes", "points", "scores"))
-    )
+        tile = np.full(int(np.count_nonzero(mine)), row)
+        classes = np.zeros(len(tile), np.int64) if here.classes is None else here.classes[mine]
+        found.append(Questions(tile, here.boxes[mine], here.points[mine], here.scores[mine], classes))
+    return Questions(*(np.concatenate([getattr(one, f.name) for one in found]) for f in fields(Questions)))
 
 
 def _centres(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -180,8 +191,12 @@ def _answer_all(
     extents: Sequence[TileExtent],
     settings: SegmentSettings,
     again: Callable[[OnTiles, Sequence[int]], OnTiles] | None,
+    last: Callable[[OnTiles], OnTiles],
 ) -> OnTiles:
-    """The objects of each tile with a question, drawn ``again`` if wanted; no other tile is encoded."""
+    """The objects of each tile with a question, drawn ``again`` if wanted; no other tile is encoded.
+
+    What is done to them ``last`` is done tile group by tile group, as long as their embeddings are remembered.
+    """
     limits = np.array([extent.limits for extent in extents])[questions.tile]
 
     def answer(asked: Sequence[int]) -> OnTiles:
@@ -201,9 +216,10 @@ def _answer_all(
             objects += [
                 (row, best_on_tile(found, questions.scores, settings.nms_iou)) for row, found in candidates.items()
             ]
-        if again is None:
-            return objects
-        return [(row, best_on_tile(found, questions.scores, settings.nms_iou)) for row, found in again(objects, asked)]
+        if again is not None:
+            drawn = again(objects, asked)
+            objects = [(row, best_on_tile(found, questions.scores, settings.nms_iou)) for row, found in drawn]
+        return last(objects)
 
     return in_halves(answer, np.unique(questions.tile).tolist())
 
@@ -219,12 +235,35 @@ def _refined(
     """The objects of the tiles ``asked`` drawn again."""
     size = images.high.shape[1]
     pairs = [extents[row].pair(size, images.context_factor) for row in asked]
-    embedding = encode_again(stage, slide, pairs, select(images, np.array(asked)))
+    embedding = encode_again(stage.refiner, slide, pairs, select(images, np.array(asked)))
     every = [(row, one) for row, found in objects for one in found]
     of_row = np.searchsorted(asked, [row for row, _ in every])
     limits = np.array([extents[row].limits for row, _ in every]).reshape(-1, 4)
     drawn = iter(refine_candidates(stage, embedding, [one for _, one in every], of_row, limits, size))
     return [(row, [next(drawn) for _ in found]) for row, found in objects]
+
+
+def _as_they_are(objects: OnTiles) -> OnTiles:
+    return objects
+
+
+def _recognised(
+    stage: RecogniseStage, slide: GridReader, images: PairImages, extents: Sequence[TileExtent], objects: OnTiles
+) -> OnTiles:
+    """The objects of some tiles with the probabilities of their classes."""
+    size = images.high.shape[1]
+
+    def look(some: Sequence[tuple[int, list[Candidate]]]) -> OnTiles:
+        rows = [row for row, _ in some]
+        pairs = [extents[row].pair(size, images.context_factor) for row in rows]
+        embedding = encode_again(stage.recogniser, slide, pairs, select(images, np.array(rows)))
+        return [
+            (row, recognise_candidates(stage, embedding, image, found, size)) for image, (row, found) in enumerate(some)
+        ]
+
+    full = [tile for tile in objects if tile[1]]
+    named = dict(in_halves(look, full)) if full else {}
+    return [(row, named.get(row, [])) for row, _ in objects]
 
 
 def _prompt_batches(
@@ -315,6 +354,7 @@ def _on_grid(candidate: Candidate, tile: Tile, grid: PixelGrid, class_id: int, s
         tile=tile.index,
         seam=_seam(candidate.box, tile, grid),
         refined=candidate.refined,
+        probabilities=candidate.probabilities,
     )
 
 

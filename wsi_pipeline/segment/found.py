@@ -20,6 +20,7 @@ class FoundObject:
         bbox: ``x0, y0, x1, y1`` (exclusive), px of the working grid.
         bits: uint8, the packed mask of the box.
         seam: ``SEAM_*`` sides of its tile that cut it.
+        probabilities: (C,) float32, or None where nobody recognised it.
     """
 
     bbox: Bounds
@@ -32,10 +33,22 @@ class FoundObject:
     seam: int = 0
     refined: int = NOT_REFINED
     prompt_id: str = ""
+    probabilities: np.ndarray | None = None
 
 
-def collect(objects: Sequence[FoundObject], logits: np.ndarray, logits_xy: np.ndarray) -> ObjectBatch:
-    """Objects, in their order, with (T, S, S) int8 tile logits at (T, 2) grid px, as one batch."""
+def collect(
+    objects: Sequence[FoundObject], logits: np.ndarray, logits_xy: np.ndarray, *, n_classes: int = 0
+) -> ObjectBatch:
+    """Objects, in their order, as one batch.
+
+    Args:
+        objects: N of them.
+        logits: (T, S, S) int8 tile logits.
+        logits_xy: (T, 2) grid px of their corners.
+        n_classes: C, classes that a recogniser told apart.
+    """
+    unseen = np.full(n_classes, np.nan, np.float32)
+    probabilities = [unseen if found.probabilities is None else found.probabilities for found in objects]
     offset = np.zeros(len(objects) + 1, np.int64)
     np.cumsum([len(found.bits) for found in objects], out=offset[1:])
     return ObjectBatch(
@@ -50,6 +63,7 @@ def collect(objects: Sequence[FoundObject], logits: np.ndarray, logits_xy: np.nd
         seam=np.array([found.seam for found in objects], np.uint8),
         refined=np.array([found.refined for found in objects], np.uint8),
         prompt_id=np.array([found.prompt_id for found in objects], np.str_),
+        probabilities=np.array(probabilities, np.float32).reshape(len(objects), n_classes),
         logits=logits,
         logits_xy=logits_xy.astype(np.int32).reshape(-1, 2),
     )

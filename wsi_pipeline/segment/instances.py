@@ -30,12 +30,18 @@ class InstanceFinder:
         settings: thresholds.
         prompts: how many there may be.
         again: draws them anew if wanted.
+        last: what is done to the objects of some tiles when all else is.
     """
 
     def __init__(
-        self, model: InstanceSegmenter, settings: SegmentSettings, prompts: SegmentModelPrompts, again: Again | None
+        self,
+        model: InstanceSegmenter,
+        settings: SegmentSettings,
+        prompts: SegmentModelPrompts,
+        again: Again | None,
+        last: Callable[[OnTiles], OnTiles],
     ) -> None:
-        self._model, self._settings, self._prompts, self._again = model, settings, prompts, again
+        self._model, self._settings, self._prompts, self._again, self._last = model, settings, prompts, again, last
         self._scores: list[float] = []
         self._classes: list[int] = []
 
@@ -60,9 +66,9 @@ class InstanceFinder:
         for row, groups in zip(rows, in_halves(look, rows), strict=True):
             found = [one for group in groups for one in self._accepted(group, extents[row])]
             objects.append((row, self._best(found)))
-        if self._again is None:
-            return objects
-        return [(row, self._best(found)) for row, found in self._again(objects, rows)]
+        if self._again is not None:
+            objects = [(row, self._best(found)) for row, found in self._again(objects, rows)]
+        return self._last(objects)
 
     def _accepted(self, found: Instances, extent: TileExtent) -> Iterator[Candidate]:
         """The objects of a group that lie where the tile is asked about and pass the thresholds."""

@@ -40,6 +40,8 @@ class ObjectBatch:
         seam: (N,) uint8, sides of its tile (``SEAM_*``) that cut the object.
         refined: (N,) uint8, one of ``NOT_REFINED``, ``REFINED`` and ``KEPT_COARSE``.
         prompt_id: (N,) unicode, id of the source annotation or "".
+        probabilities: (N, C) float32 of the classes of the recognise stage, NaN where it did not see the object; C is
+            0 without one.
         logits: (T, S, S) int8 quantised tile logits, the largest over the tile's objects; T is 0 in prompted runs.
         logits_xy: (T, 2) int32 grid px of each tile's top-left corner.
     """
@@ -55,6 +57,7 @@ class ObjectBatch:
     seam: np.ndarray
     refined: np.ndarray
     prompt_id: np.ndarray
+    probabilities: np.ndarray
     logits: np.ndarray
     logits_xy: np.ndarray
 

@@ -10,14 +10,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from wsi_pipeline.geometry import PixelGrid
-from wsi_pipeline.models.roles import PairImages, Segmenter
+from wsi_pipeline.models.roles import PairImages, Recogniser, Refiner, Segmenter
 from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.segment.decoding import decode_in_calls, select
 from wsi_pipeline.segment.found import FoundObject, collect
 from wsi_pipeline.segment.memory import in_halves
+from wsi_pipeline.segment.naming import recognise_verdicts
 from wsi_pipeline.segment.objects import KEPT_COARSE, ObjectBatch
 from wsi_pipeline.segment.placement import Box, PairKey, Placement
 from wsi_pipeline.segment.questions import Question, batch, pose
+from wsi_pipeline.segment.recognise import ANY_SIZE, RecogniseStage
 from wsi_pipeline.segment.redraw import Placed, own_outline, redraw_answers, redraw_outlines
 from wsi_pipeline.segment.refine import RefineStage, encode_again
 from wsi_pipeline.segment.verdicts import Asked, Drawn, Judgement, Verdict, judge, settled
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 PAIRS_AT_ONCE = 16
 """Pairs of one embedding: enough to fill a GPU, 100 MB of pixels at 1024 px."""
+
+OUTSIDE = "the prompt lies outside the region of the run"
 
 Fallback = Literal["keep", "drop"]
 Outcome = Literal["dropped", "kept outline", "cut"]
@@ -53,17 +57,27 @@ class _Job:
     """What all prompts of a task have in common.
 
     Without a segmenter only outlines can be answered; with a refiner they are masks already, and are drawn again.
+    Without either they are the objects.
     """
 
     slide: GridReader
     segmenter: Segmenter | None
     refine: RefineStage | None
+    recognise: RecogniseStage | None
     settings: SegmentSettings
     placement: Placement
     use_outline: bool
 
     def refines(self, prompt: Prompt) -> bool:
         return self.refine is not None and prompt.kind == "mask" and self.use_outline
+
+    @property
+    def draws(self) -> bool:
+        return self.segmenter is not None or self.refine is not None
+
+    def outlines_only(self) -> _Job:
+        """The same for prompts whose own outlines are the objects."""
+        return replace(self, segmenter=None, refine=None)
 
 
 def segment_prompts(
@@ -75,6 +89,7 @@ def segment_prompts(
     class_ids: Mapping[str, int],
     *,
     refine: RefineStage | None = None,
+    recognise: RecogniseStage | None = None,
     fallback: Fallback = "drop",
 ) -> tuple[ObjectBatch, list[PromptIssue]]:
     """Segment the object of every prompt, each on a patch pair of its own size.
@@ -83,10 +98,11 @@ def segment_prompts(
         slide: where to read.
         prompts: of one task (``group_prompts``) or of a whole slide; an answer does not depend on the others.
         grid: the working grid; nothing outside it is kept.
-        segmenter: draws the masks; None where outlines are only refined.
+        segmenter: draws the masks; None where outlines are only refined, or recognised.
         workflow: its ``segment`` section and ``tiling.context_factor`` count here.
         class_ids: id of each class name; 0 is used for names that are not in it and for prompts without a class.
         refine: draws them, and outlines, again.
+        recognise: says what they are; see ``RecogniseStage.named`` for the class that follows.
         fallback: what an outline without a usable answer leaves: itself (``keep``, with a predicted IoU and
             stability of 0) or nothing (``drop``).
 
@@ -94,12 +110,12 @@ def segment_prompts(
         The objects in the order of their prompts, and every prompt without a whole answer with the reason.
     """
     settings = workflow.segment or SegmentSettings()
-    models = (segmenter, None if refine is None else refine.refiner)
-    size = next(model.input_size for model in models if model is not None)
+    size = _models(segmenter, refine, recognise)[0].input_size or ANY_SIZE
     job = _Job(
         slide,
         segmenter,
         refine,
+        recognise,
         settings,
         Placement(grid, size, settings.object_share, workflow.tiling.context_factor),
         not isinstance(workflow.prompts, QuPathPrompts) or workflow.prompts.use_outline,
@@ -107,16 +123,27 @@ def segment_prompts(
     default_class = workflow.prompts.class_name if workflow.prompts is not None else None
     objects: list[FoundObject] = []
     issues: list[PromptIssue] = []
-    for prompt, verdict in zip(prompts, _answer_all(job, prompts), strict=True):
-        kept = verdict.found
-        if kept is None and fallback == "keep":
-            kept = own_outline(prompt, grid)
+    verdicts = _answer_all(job, prompts)
+    outlines = _own_outlines(job, prompts, verdicts) if fallback == "keep" else {}
+    for index, (prompt, verdict) in enumerate(zip(prompts, verdicts, strict=True)):
+        kept = verdict.found or outlines.get(index)
         issues += _issues(prompt, verdict, kept)
         if kept is not None:
             class_id = class_ids.get(prompt.class_name or default_class or "", 0)
             objects.append(replace(kept, class_id=class_id, prompt_id=prompt.id))
-    no_logits = np.zeros((0, size, size), np.int8)
-    return collect(objects, no_logits, np.zeros((0, 2))), issues
+    none = np.zeros((0, size, size), np.int8), np.zeros((0, 2))
+    if recognise is None:
+        return collect(objects, *none), issues
+    return recognise.named(collect(objects, *none, n_classes=recognise.n_classes)), issues
+
+
+def _models(
+    segmenter: Segmenter | None, refine: RefineStage | None, recognise: RecogniseStage | None
+) -> list[Segmenter | Refiner | Recogniser]:
+    """Those there are, stage by stage."""
+    models: list[Segmenter | Refiner | Recogniser] = [] if segmenter is None else [segmenter]
+    models += [] if refine is None else [refine.refiner]
+    return models + ([] if recognise is None else [recognise.recogniser])
 
 
 def _issues(prompt: Prompt, verdict: Verdict, kept: FoundObject | None) -> list[PromptIssue]:
@@ -133,7 +160,7 @@ def _issues(prompt: Prompt, verdict: Verdict, kept: FoundObject | None) -> list[
 
 def _answer_all(job: _Job, prompts: Sequence[Prompt]) -> list[Verdict]:
     """The verdict on every prompt, after as many doublings of its patch as it takes and is allowed."""
-    verdicts = [Verdict(reason="the prompt lies outside the region of the run") for _ in prompts]
+    verdicts = [Verdict(reason=OUTSIDE) for _ in prompts]
     steps = {
         index: job.placement.step_of(prompt)
         for index, prompt in enumerate(prompts)
@@ -149,6 +176,16 @@ def _answer_all(job: _Job, prompts: Sequence[Prompt]) -> list[Verdict]:
                 cut[index] = steps[index] + 1
         steps = cut
     return verdicts
+
+
+def _own_outlines(job: _Job, prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[int, FoundObject | None]:
+    """The outlines of the prompts without a usable answer, by number, recognised on the patches they had first."""
+    failed = [index for index, verdict in enumerate(verdicts) if verdict.found is None]
+    found = {index: own_outline(prompts[index], job.placement.grid) for index in failed}
+    if job.recognise is not None:
+        steps = {index: job.placement.step_of(prompts[index]) for index, one in found.items() if one is not None}
+        found |= {index: verdict.found for index, verdict in _ask_round(job.outlines_only(), prompts, steps)}
+    return found
 
 
 def _meets(box: Box, grid: PixelGrid) -> bool:
@@ -168,8 +205,12 @@ def _ask_round(job: _Job, prompts: Sequence[Prompt], steps: Mapping[int, int]) -
         def ask(
             rows: Sequence[int], part: Sequence[PairKey] = part, images: PairImages = images
         ) -> list[tuple[int, Verdict]]:
-            on_these = {part[row]: on_pair[part[row]] for row in rows}
-            return list(_ask_pairs(job, prompts, on_these, select(images, np.array(rows))))
+            on_these, these = {part[row]: on_pair[part[row]] for row in rows}, select(images, np.array(rows))
+            verdicts = _ask_pairs(job, prompts, on_these, these)
+            if job.recognise is None:
+                return [(index, verdict.done()) for index, verdict in verdicts]
+            asked = {key: [(index, prompts[index]) for index in indices] for key, indices in on_these.items()}
+            return recognise_verdicts(job.recognise, job.slide, job.placement, asked, these, dict(verdicts))
 
         yield from in_halves(ask, range(len(part)))
 
@@ -184,7 +225,9 @@ def _ask_pairs(
         for index in indices:
             prompt = prompts[index]
             question = _pose(job, prompt, key)
-            if job.refines(prompt):
+            if not job.draws and prompt.kind != "point":
+                yield index, Verdict(own_outline(prompt, job.placement.grid), reason=OUTSIDE)
+            elif job.refines(prompt):
                 outlines.append(Placed(index, key, image))
             elif question is None:
                 yield index, Verdict(reason=_unanswerable(job, prompt))
@@ -203,7 +246,7 @@ def _ask_pairs(
                     drawn.append((where, judgement.drawn))
     if job.refine is not None and (drawn or outlines):
         pairs = [job.placement.pair(key) for key in on_pair]
-        embedding = encode_again(job.refine, job.slide, pairs, images)
+        embedding = encode_again(job.refine.refiner, job.slide, pairs, images)
         yield from redraw_answers(job.refine, embedding, drawn, job.placement)
         asked_for = [(where, prompts[where.number]) for where in outlines]
         yield from redraw_outlines(job.refine, embedding, asked_for, job.placement)
@@ -217,13 +260,12 @@ def _pose(job: _Job, prompt: Prompt, key: PairKey) -> Question | None:
 
 def _unanswerable(job: _Job, prompt: Prompt) -> str:
     if job.segmenter is None:
-        return f"the workflow only refines outlines, and this is a {prompt.kind}"
+        return f"the workflow only {'refines' if job.refine else 'names'} outlines, and this is a {prompt.kind}"
     return f"the model takes no {prompt.kind} prompts"
 
 
 def _read(job: _Job, keys: Sequence[PairKey]) -> PairImages:
-    models = [job.segmenter, job.refine.refiner if job.refine else None]
-    low = any(model.uses_low_patch for model in models if model is not None)
+    low = any(model.uses_low_patch for model in _models(job.segmenter, job.refine, job.recognise))
     return read_pairs(job.slide, [job.placement.pair(key) for key in keys], low=low)
 
 

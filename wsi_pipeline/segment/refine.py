@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi_pipeline.models.roles import MaskBatch, PairImages, Refiner
+from wsi_pipeline.models.roles import MaskBatch, PairImages, Recogniser, Refiner
 from wsi_pipeline.segment.candidates import Candidate, cut_out
 from wsi_pipeline.segment.components import BACKGROUND
 from wsi_pipeline.segment.decoding import calls_that_fit
@@ -94,12 +94,12 @@ def sharpen(
         yield Sharpened(rows, found, _agreement(found, before, area) >= max(settings.min_agreement, 1e-9))
 
 
-def encode_again(stage: RefineStage, slide: GridReader, pairs: Sequence[PatchPair], images: PairImages) -> Any:
-    """B pairs, of which ``images`` were read, embedded by the refiner; read anew where it takes another size."""
-    size = stage.refiner.input_size
-    if images.high.shape[1] != size:
-        images = read_pairs(slide, [pair.resized(size) for pair in pairs], low=stage.refiner.uses_low_patch)
-    return stage.refiner.encode(images)
+def encode_again(model: Refiner | Recogniser, slide: GridReader, pairs: Sequence[PatchPair], images: PairImages) -> Any:
+    """B pairs, of which ``images`` were read, embedded by another model; read anew where it takes another size."""
+    size = model.input_size
+    if size is not None and size != images.high.shape[1]:
+        images = read_pairs(slide, [pair.resized(size) for pair in pairs], low=model.uses_low_patch)
+    return model.encode(images)
 
 
 def _at_scale(answers: MaskBatch, scale: float) -> MaskBatch:

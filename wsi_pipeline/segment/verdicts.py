@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from wsi_pipeline.segment.objects import NOT_REFINED
 from wsi_pipeline.segment.onto_grid import logits_onto_grid
 from wsi_pipeline.segment.placement import PairKey, Placement
 from wsi_pipeline.segment.questions import Question, batch
+from wsi_pipeline.segment.recognise import PatchMask
 from wsi_pipeline.segment.reduced import ReducedAnswers, reduce_answers
 from wsi_pipeline.workflow import SegmentSettings
 
@@ -83,11 +84,18 @@ class Verdict:
         found: the object, of no class yet, or None where the answer cannot be used.
         reason: why it cannot.
         cut: whether the object goes on beyond the patch.
+        mask: the object on its patch; None where it is the prompt's own outline.
     """
 
     found: FoundObject | None = None
     reason: str = ""
     cut: bool = False
+    mask: PatchMask | None = None
+
+    def done(self, probabilities: np.ndarray | None = None) -> Verdict:
+        """The same without the mask on the patch, and with the (C,) probabilities of the object's classes."""
+        found = None if self.found is None else replace(self.found, probabilities=probabilities)
+        return Verdict(found, self.reason, self.cut)
 
 
 def judge(
@@ -194,7 +202,8 @@ def settled(judgement: Judgement, key: PairKey, placement: Placement, *, refined
     packed = logits_onto_grid(drawn.logits, placement.to_grid(key).shifted(*drawn.xy), placement.grid)
     if packed is None:
         return Verdict(reason="the answer is smaller than a pixel of the working resolution, or outside the region")
-    return Verdict(FoundObject(*packed, 0, drawn.iou, drawn.stability, refined=refined), cut=judgement.cut)
+    found = FoundObject(*packed, 0, drawn.iou, drawn.stability, refined=refined)
+    return Verdict(found, cut=judgement.cut, mask=(drawn.xy, drawn.logits > 0))
 
 
 def _objection(reduced: ReducedAnswers, row: int, inside: int, placement: Placement, settings: SegmentSettings) -> str:

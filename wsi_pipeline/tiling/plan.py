@@ -117,6 +117,12 @@ class TilePlan:
     def n_batches(self) -> int:
         return len(self._batches)
 
+    def spread(self, most: int) -> list[Tile]:
+        """Some of the kept tiles, at equal distances in their order row by row; all of them where they are few."""
+        places = np.argwhere(self.keep)
+        chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
+        return [self.tile(int(row), int(col)) for row, col in places[chosen]]
+
     def __len__(self) -> int:
         """How many tiles are kept."""
         return int(self.keep.sum())
@@ -126,6 +132,12 @@ class TilePlan:
         row, col = (int(v) * self.block for v in self._batches[number])
         kept = np.argwhere(self.keep[row : row + self.block, col : col + self.block])
         return [self.tile(row + int(r), col + int(c)) for r, c in kept]
+
+    def batches_of(self, tiles: np.ndarray) -> np.ndarray:
+        """(N,) int64 numbers of the batches that hold kept tiles, given by their indices (N,)."""
+        row, col = np.divmod(np.asarray(tiles, np.int64), self.cols)
+        across = math.ceil(self.cols / self.block)
+        return np.searchsorted(self._batches @ [across, 1], row // self.block * across + col // self.block)
 
     def batch_bounds(self, number: int) -> tuple[int, int, int, int]:
         """``x0, y0, x1, y1`` of everything the tiles of a batch can see, px of the working grid."""

@@ -1,0 +1,97 @@
+"""Which files a section of a workflow means by SAM-CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsi_pipeline.errors import WeightsError, WorkflowError
+from wsi_pipeline.models.ov_sam.settings import ClipSettings
+from wsi_pipeline.models.resolve import BACKBONES, DEFAULT_BACKBONE, WeightPlan
+from wsi_pipeline.models.sam_clip.facts import KIND, MINILM, read_facts
+from wsi_pipeline.models.weights import locate, shipped_head
+from wsi_pipeline.vocabulary import VocabularySettings
+from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, TextPrompts
+
+
+def sam_clip_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
+    """The files behind ``model: sam-clip``: a head and the backbone it names, or one file of both.
+
+    Where words are read by a network, its file is among them as ``text``.
+
+    Raises:
+        WorkflowError: a second decoder, an unknown backbone, no weights where none ship, or nobody reads the words.
+        WeightsError: a file is missing or of another kind, or was trained on another backbone.
+    """
+    if settings.weights_low is not None:
+        raise WorkflowError(f"model {KIND} is one file", where=f"{section}.weights_low", fix="Remove the key")
+    return _plan(settings, section)
+
+
+def text_prompts_plan(prompts: TextPrompts) -> WeightPlan:
+    """The files behind ``source: text``; raises as ``sam_clip_plan``."""
+    return _plan(prompts, "prompts")
+
+
+def vocabulary_of(settings: RecogniseSettings) -> VocabularySettings:
+    """The classes that a section names, or those whose words are in the file.
+
+    Raises:
+        WorkflowError, WeightsError: there are none; or see ``sam_clip_plan``.
+    """
+    if settings.classes:
+        return settings
+    path = sam_clip_plan(settings, section="recognise").files[KIND]
+    classes = read_facts(path).classes
+    if not classes:
+        fix = "Name them, e.g. {tumor: [carcinoma], stroma: []}"
+        raise WorkflowError(f"{path.name} knows no classes by itself", where="recognise.classes", fix=fix)
+    return VocabularySettings(classes=classes)
+
+
+def class_names(settings: ModelSettings) -> tuple[str, ...]:
+    """The names of ``vocabulary_of``; none of another section, and the same errors."""
+    return vocabulary_of(settings).names if isinstance(settings, RecogniseSettings) else ()
+
+
+def _plan(settings: ModelSettings | TextPrompts, section: str) -> WeightPlan:
+    backbone = settings.backbone
+    if backbone not in (None, *BACKBONES):
+        fix = f"Use one of {', '.join(BACKBONES)}"
+        raise WorkflowError(f"no such backbone: {backbone}", where=f"{section}.backbone", fix=fix)
+    path = locate(settings.weights or _shipped(backbone or DEFAULT_BACKBONE, section))
+    facts = read_facts(path)
+    if facts.backbone not in BACKBONES:
+        said = f"was trained on the backbone {facts.backbone} that is not known here"
+        raise WeightsError(said, where=path, fix="Train it again")
+    if backbone not in (None, facts.backbone):
+        raise WeightsError(f"was trained on {facts.backbone}", where=path, fix=f"Set {section}.backbone to it")
+    found = BACKBONES[facts.backbone]
+    files = {KIND: path} if _holds_sam(path) else {"sam": locate(found.weights), KIND: path}
+    return WeightPlan(found, files | _text_files(facts.text, settings.clip))
+
+
+def _shipped(backbone: str, section: str) -> str:
+    entry = shipped_head(KIND, BACKBONES[backbone].variant)
+    if entry is None:
+        fix = f"Set it to the file that `wsi-pipeline train {KIND}` wrote"
+        raise WorkflowError(f"no {KIND} ships for {backbone}", where=f"{section}.weights", fix=fix)
+    return entry.name
+
+
+def _holds_sam(path: Path) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as stored:
+        return any(key.startswith("image_encoder.") for key in stored.keys())  # noqa: SIM118 (it is no dict)
+
+
+def _text_files(text: str, clip: ClipSettings | None) -> dict[str, Path]:
+    if clip is not None:
+        from wsi_pipeline.models.image_text.local import image_text_weights
+
+        return {"text": image_text_weights(clip.path)}
+    if text == MINILM:
+        from wsi_pipeline.models.image_text.minilm import minilm_weights
+
+        return {"text": minilm_weights()}
+    return {}
