@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from wsi_pipeline.models.resolve import WeightPlan
+from wsi_pipeline.training.judging import BY_MASKS, Judgement
 from wsi_pipeline.training.recipe import Recipe
 from wsi_pipeline.training.sources import Joined
 
@@ -55,9 +56,11 @@ class Head(ABC, Generic[P]):
         module: holds the parameters.
         trained: the parameters that are trained, by key.
         plan: the files it was made of.
+        judgement: what its epochs are judged by.
     """
 
     kind: ClassVar[str]
+    judgement: ClassVar[Judgement] = BY_MASKS
 
     module: nn.Module
     plan: WeightPlan
@@ -76,7 +79,7 @@ class Head(ABC, Generic[P]):
 
     @abstractmethod
     def scores(self, part: P) -> Tensor:
-        """(2, N) Dice and boundary IoU of its N objects, at the patch's px."""
+        """(R, N) of its N objects, as ``judgement`` wants them; by masks, they are Dice and boundary IoU at its px."""
 
     def tensors(self) -> dict[str, Tensor]:
         """What the file holds, by key."""
@@ -85,6 +88,10 @@ class Head(ABC, Generic[P]):
     def metadata(self) -> dict[str, str]:
         """What the file says besides its tensors."""
         return {}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The trained parameters as groups of an optimiser, each with the ``share`` of the rate that is its own."""
+        return [{"params": list(self.trained.values()), "share": 1.0}]
 
     def begin(self, epoch: int) -> None:
         """Get ready to train the epoch of that number, the first being 1."""

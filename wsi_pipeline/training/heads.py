@@ -24,9 +24,11 @@ from wsi_pipeline.training.domain_head import DomainHead
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.known_px import logits_where_known, sampled_loss, uncertainty_where_known
 from wsi_pipeline.training.losses import pa_loss, wsi_loss
+from wsi_pipeline.training.ov_sam_head import OvSamHead
 from wsi_pipeline.training.prompted_batches import PromptedBatch
 from wsi_pipeline.training.prompted_head import PromptedHead
 from wsi_pipeline.training.recipe import HqRecipe, LoraRecipe, PaRecipe, WsiRecipe
+from wsi_pipeline.training.sam_clip_recipe import SamClipRecipe
 
 
 class _Branch(NamedTuple):
@@ -167,10 +169,19 @@ def _lora_head(recipe: LoraRecipe, device: torch.device) -> Head[Any]:
     return LoraHead(recipe, device)
 
 
+def _sam_clip_head(recipe: SamClipRecipe, device: torch.device) -> Head[Any]:
+    # its teachers' libraries take seconds to be imported
+    from wsi_pipeline.training.sam_clip_head import SamClipHead
+
+    return SamClipHead(recipe, device)
+
+
 HEADS: dict[str, Callable[[Any, torch.device], Head[Any]]] = {
     "hq-sam": HqHead,
     "wsi-sam": WsiHead,
     "pa-sam": PaHead,
     "domain-decoder": DomainHead,
     "lora-sam": _lora_head,
+    "ov-sam": OvSamHead,
+    "sam-clip": _sam_clip_head,
 }

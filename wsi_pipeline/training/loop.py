@@ -68,7 +68,7 @@ class Training:
         self._batches: Batches[Any] = self.head.batches(source, embeddings)
         chosen = recipe.optimiser
         self._optimiser = torch.optim.AdamW(
-            self.head.trained.values(), lr=chosen.rate, betas=chosen.betas, eps=chosen.eps,
+            self.head.groups(), lr=chosen.rate, betas=chosen.betas, eps=chosen.eps,
             weight_decay=chosen.weight_decay,
         )  # fmt: skip
         output.mkdir(parents=True, exist_ok=True)
@@ -104,8 +104,13 @@ class Training:
             self._reporter.close()
         return self.state
 
+    @property
+    def best(self) -> dict[str, Any]:
+        """The row of the epoch whose weights are the result."""
+        return best_row(self.state.history, self.head.judgement.best)
+
     def _is_over(self) -> bool:
-        return self.state.epoch - best_row(self.state.history)["epoch"] >= self.recipe.patience
+        return self.state.epoch - self.best["epoch"] >= self.recipe.patience
 
     def _epoch(self, epoch: int) -> None:
         begun = time.monotonic()
@@ -140,7 +145,8 @@ class Training:
             length = clip_grad_norm_(self.head.trained.values(), self.recipe.optimiser.clip or torch.inf)
             self._check(length, "the gradient", [sample for batch in batches for sample in batch], epoch, number)
             for group in self._optimiser.param_groups:
-                group["lr"] = self.recipe.optimiser.rate_in(epoch, self._average.updates)
+                # runs that were begun before there were shares know none
+                group["lr"] = group.get("share", 1.0) * self.recipe.optimiser.rate_in(epoch, self._average.updates)
             self._optimiser.step()
             self._average.update(self.head.trained)
         return losses
@@ -165,7 +171,11 @@ class Training:
         put(self.head.trained, moving)
         row = {"epoch": epoch, "rate": self._optimiser.param_groups[0]["lr"], "loss": loss} | (score or {})
         history = [*self.state.history, row | {"seconds": round(time.monotonic() - begun, 2)}]
-        best = copied(self._average.values) if best_row(history)["epoch"] == epoch else self.state.best
+        best = (
+            copied(self._average.values)
+            if best_row(history, self.head.judgement.best)["epoch"] == epoch
+            else self.state.best
+        )
         self.state = Checkpoint(
             self.state.made_for,
             epoch,
@@ -186,14 +196,14 @@ class Training:
         if self.source.judged_on is None:
             return {}
         with self._precision():
-            return validate(self.head, self._batches, self.source.numbers(self.source.judged_on))._asdict()
+            return validate(self.head, self._batches, self.source.numbers(self.source.judged_on))
 
 
-def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch with the best boundary IoU, the first of equals; where nothing judges them, the last.
+def best_row(history: Sequence[dict[str, Any]], score: str) -> dict[str, Any]:
+    """The epoch with the best score, the first of equals; where nothing judges them, the last.
 
     Epoch 0, before training, counts only where it is alone.
     """
-    if "boundary_iou" not in history[-1]:
+    if score not in history[-1]:
         return history[-1]
-    return max(history[1:] or history, key=lambda row: float(row["boundary_iou"]))
+    return max(history[1:] or history, key=lambda row: float(row[score]))

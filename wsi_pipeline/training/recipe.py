@@ -14,6 +14,7 @@ from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.lora_sam.settings import LoraSamParts
 from wsi_pipeline.models.resolve import BACKBONES
 from wsi_pipeline.settings import Section, describe, read_settings, set_key
+from wsi_pipeline.vocabulary import VocabularySettings
 from wsi_pipeline.workflow import ModelSettings
 
 
@@ -71,7 +72,7 @@ class Recipe(Section):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: products in bfloat16, sums in float32")
     seed: int = Field(0, ge=0)
     epochs: int = Field(ge=1)
-    patience: int = Field(5, ge=1, description="epochs without a better boundary IoU after which training ends")
+    patience: int = Field(5, ge=1, description="epochs without a better score after which training ends")
     classes: tuple[str, ...] = Field(
         (), description="of objects to train on; samples of others are left out; empty: all"
     )
@@ -95,6 +96,10 @@ class Recipe(Section):
         """The model to start from; without weights, the plain backbone and not the head that ships for it."""
         weights = self.weights or BACKBONES[self.backbone].weights
         return ModelSettings(model=self.system, backbone=self.backbone, weights=weights)
+
+    def used_with(self, weights: str) -> dict[str, Any]:
+        """The section of a workflow that uses the result, by its name."""
+        return {"segment": self.model.model_dump(include={"model", "backbone", "edges"}) | {"weights": weights}}
 
     def what_counts(self) -> dict[str, Any]:
         """All that has to stay the same when a run goes on: how long it may last is not part of it."""
@@ -200,14 +205,54 @@ class LoraRecipe(Recipe):
             raise TrainingError(f"the route {self.lora.route} has no domain decoder", where="decoder", fix=fix)
 
 
+class OvSamRecipe(FrozenRecipe):
+    """Of Open-Vocabulary SAM's region head."""
+
+    text: Literal["table", "minilm"] = Field(
+        "table", description="a learned vector for each class, or those of a sentence encoder, which stay as they are"
+    )
+    synonyms: dict[str, tuple[str, ...]] = Field({}, description="other words for a class that mean the same")
+    low_patch: bool = Field(True, description="look at the low patch, too")
+    dim: int = Field(128, ge=2, description="length of learned vectors")
+    objects: int = Field(8, ge=1, description="most objects of a version of a sample")
+    min_object: int = Field(16, ge=1, description="px of the patch; smaller objects are left out")
+    looks: int = Field(2, ge=1, description="patches of a sample that epochs are judged on, each around an object")
+
+    @property
+    def seen_factor(self) -> float | None:
+        """How much farther the low patch sees; None where it is not looked at."""
+        return self.context_factor if self.low_patch else None
+
+    @property
+    def vocabulary(self) -> VocabularySettings:
+        """The classes and the words for them."""
+        return VocabularySettings.model_validate(
+            {"classes": {name: [name, *self.synonyms.get(name, ())] for name in self.classes}}
+        )
+
+    def used_with(self, weights: str) -> dict[str, Any]:
+        classes = {one.name: list(one.synonyms) for one in self.vocabulary.classes}
+        return {"recognise": {"model": self.system, "backbone": self.backbone, "weights": weights, "classes": classes}}
+
+    def check(self) -> None:
+        super().check()
+        if len(set(self.classes)) < 2:
+            raise TrainingError("there is nothing to tell apart", where="classes", fix="Name two classes or more")
+        other = sorted(set(self.synonyms) - set(self.classes))
+        if other:
+            fix = "Name the class under classes, or take its synonyms out"
+            raise TrainingError(f"{', '.join(other)} is no class", where="synonyms", fix=fix)
+
+
 RECIPES: dict[str, type[Recipe]] = {
     "hq-sam": HqRecipe,
     "pa-sam": PaRecipe,
     "wsi-sam": WsiRecipe,
     "domain-decoder": DomainRecipe,
     "lora-sam": LoraRecipe,
+    "ov-sam": OvSamRecipe,
 }
-SYSTEMS = tuple(RECIPES)
+SYSTEMS = (*RECIPES, "sam-clip")
 
 
 def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -230,11 +275,20 @@ def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any]
     if data["system"] != system:
         raise TrainingError(f"is a recipe for {data['system']}", where=path, fix=f"Train {data['system']}")
     try:
-        recipe = RECIPES[system].model_validate(data)
+        recipe = _kind_of(system).model_validate(data)
     except ValidationError as error:
         raise TrainingError(describe(error), where=path or system, fix="Correct the recipe") from None
     recipe.check()
     return recipe
+
+
+def _kind_of(system: str) -> type[Recipe]:
+    if system in RECIPES:
+        return RECIPES[system]
+    # it stands on this module
+    from wsi_pipeline.training.sam_clip_recipe import SamClipRecipe
+
+    return SamClipRecipe
 
 
 def _read(path: Path) -> dict[str, Any]:

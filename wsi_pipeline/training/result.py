@@ -17,7 +17,7 @@ from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.training.checkpoint import put
 from wsi_pipeline.training.data.samples import SampleSource
 from wsi_pipeline.training.data.summary import summarise
-from wsi_pipeline.training.loop import Training, best_row
+from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.sources import TRAIN
 
 
@@ -57,7 +57,7 @@ def _card(training: Training, data: Mapping[str, SampleSource], path: Path) -> d
         "kind": training.head.kind,
         "file": path.name,
         "sha256": sha256_of(path),
-        "segment": recipe.model.model_dump(include={"model", "backbone", "edges"}) | {"weights": path.name},
+        **recipe.used_with(path.name),
         "metrics": _metrics(training),
         "data": {name: _counts(source) for name, source in data.items()},
         "groups": {
@@ -77,11 +77,12 @@ def _metrics(training: Training) -> dict[str, Any] | None:
     split, history = training.source.judged_on, training.state.history
     if split is None:
         return None
-    scores = ("epoch", "dice", "boundary_iou")
+    judgement = training.head.judgement
+    scores = ("epoch", *judgement.names)
     return {
-        "what": f"means over {split} samples of the means over their objects",
+        "what": judgement.what.format(split=split),
         "before training": {name: history[0][name] for name in scores},
-        "result": {name: best_row(history)[name] for name in scores},
+        "result": {name: training.best[name] for name in scores},
     }
 
 

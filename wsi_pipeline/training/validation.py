@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -11,16 +11,9 @@ from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.training.head import Batches, Head
 
 
-class Score(NamedTuple):
-    """Means over samples of the means over their objects; 0..1."""
-
-    dice: float
-    boundary_iou: float
-
-
 @torch.no_grad()
-def validate(head: Head[Any], batches: Batches[Any], numbers: Sequence[int]) -> Score:
-    """Score a head on the samples of these numbers; those without objects do not count.
+def validate(head: Head[Any], batches: Batches[Any], numbers: Sequence[int]) -> dict[str, float]:
+    """What a head is judged by, see ``Head.judgement``, on the samples of these numbers that show objects.
 
     Raises:
         TrainingError: none of them shows an object.
@@ -29,8 +22,8 @@ def validate(head: Head[Any], batches: Batches[Any], numbers: Sequence[int]) -> 
     scores = []
     for number in numbers:
         parts = [head.scores(part).double().cpu() for part in batches.validation(number)]
-        scores += [torch.cat(parts, dim=1).mean(dim=1)] if parts else []
+        scores += [torch.cat(parts, dim=1)] if parts else []
     if not scores:
         fix = "Add annotated validation samples, or lower min_object"
         raise TrainingError("no validation sample shows an object in its middle", where="val", fix=fix)
-    return Score(*torch.stack(scores).mean(dim=0).tolist())
+    return head.judgement.of(scores)
