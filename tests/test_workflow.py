@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import WorkflowError
-from wsi_pipeline.workflow import Workflow, find_workflow, load_workflow, parse_workflow, workflow_folder
+from wsi_pipeline.workflow import (
+    MatcherPrompts,
+    Workflow,
+    find_workflow,
+    load_workflow,
+    parse_workflow,
+    with_examples,
+    workflow_folder,
+)
 
 SHIPPED = sorted(path.stem for path in workflow_folder().glob("*.yaml"))
 BASE = {"name": "mine", "mpp": 1}
@@ -20,11 +28,14 @@ BASE = {"name": "mine", "mpp": 1}
 def test_these_workflows_ship() -> None:
     assert SHIPPED == [
         "everything",
+        "find-similar",
+        "name-objects",
         "nuclei",
         "nuclei-decoder",
         "nuclei-lora",
         "refine-annotations",
         "regions",
+        "text-regions",
         "tissue",
     ]
 
@@ -81,6 +92,13 @@ WRONG = {
     "tiling.batch: Input should be greater than or equal to 1": {"tiling": {"batch": 0}},
     "has a segment section but no prompts": {"segment": {}},
     "has prompts but no segment section": {"prompts": {"source": "grid"}},
+    "has a recognise section but no prompts": {"recognise": "ov-sam"},
+    "has prompts but no segment section.": {"prompts": {"source": "grid"}, "recognise": "ov-sam"},
+    "recognise: classes: a twice": {"prompts": {"source": "qupath"}, "recognise": {"classes": ["a", "a"]}},
+    "recognise: background: b is no class": {
+        "prompts": {"source": "qupath"},
+        "recognise": {"classes": ["a"], "background": "b"},
+    },
     "stitch.shard must be a multiple of stitch.chunk": {"stitch": {"chunk": 512, "shard": 700}},
 }
 
@@ -112,7 +130,9 @@ def test_overrides_reach_into_sections_that_are_not_there_yet(tmp_path: Path) ->
 
 
 def test_unknown_names_and_files_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(WorkflowError, match=r"no such workflow\. Give a \.yaml file or one of: everything, nuclei"):
+    with pytest.raises(
+        WorkflowError, match=r"no such workflow\. Give a \.yaml file or one of: everything, find-similar, name-objects"
+    ):
         find_workflow("nuclie")
     with pytest.raises(WorkflowError, match="no such workflow file"):
         find_workflow(tmp_path / "w.yaml")
@@ -128,3 +148,34 @@ def test_schema_describes_every_key() -> None:
     schema = Workflow.model_json_schema(by_alias=True)
     assert set(schema["properties"]) == set(load_workflow("nuclei").model_dump())
     assert schema["additionalProperties"] is False
+
+
+def test_examples_go_to_the_matcher_that_is_there() -> None:
+    slide, annotation = Path("a.svs"), Path("gland.geojson")
+    finding = with_examples(load_workflow("find-similar", {"segment.matcher": {"top": 3}}), [slide], [annotation])
+    assert finding.segment is not None
+    assert finding.segment.matcher is not None
+    assert finding.segment.matcher.top == 3
+    (example,) = finding.segment.matcher.examples
+    assert (example.slide, example.annotation) == (slide.absolute(), annotation.absolute())
+    asking = parse_workflow(BASE | {"prompts": {"source": "matcher"}, "segment": "wsi-sam"})
+    asked = with_examples(asking, [slide], [annotation], mpp=0.25).prompts
+    assert isinstance(asked, MatcherPrompts)
+    assert asked.examples[0].mpp == 0.25
+
+
+def test_workflow_is_the_same_without_examples() -> None:
+    workflow = load_workflow("nuclei")
+    assert with_examples(workflow, [], []) is workflow
+
+
+@pytest.mark.parametrize(
+    ("name", "slides", "annotations", "said"),
+    [
+        ("find-similar", ["a.svs", "b.svs"], ["a.geojson"], "2 slides with examples have 1 annotations"),
+        ("nuclei", ["a.svs"], ["a.geojson"], "takes no examples"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(name: str, slides: list, annotations: list, said: str) -> None:
+    with pytest.raises(WorkflowError, match=said):
+        with_examples(load_workflow(name), [Path(one) for one in slides], [Path(one) for one in annotations])

@@ -21,7 +21,18 @@ COMMANDS = [
     *(["workflows", name] for name in ("list", "show", "check", "schema")),
     ["dataset", "inspect"],
 ]
-WORKFLOWS = ["everything", "nuclei", "nuclei-decoder", "nuclei-lora", "refine-annotations", "regions", "tissue"]
+WORKFLOWS = [
+    "everything",
+    "find-similar",
+    "name-objects",
+    "nuclei",
+    "nuclei-decoder",
+    "nuclei-lora",
+    "refine-annotations",
+    "regions",
+    "text-regions",
+    "tissue",
+]
 HEAVY = {"torch", "zarr", "numpy", "dask", "distributed", "shapely", "openslide", "tifffile", "scipy", "skimage", "PIL"}
 
 
@@ -199,7 +210,19 @@ def test_export_of_something_else_is_bad_input(tools: Any, finished: Path, tmp_p
 def test_models_list_has_the_plug_in(tools: Any, plugin: None) -> None:
     result = tools.call_here("models", "list", "--json")
     names = [model["name"] for model in json.loads(result.out)["models"]]
-    assert names == ["sam", "hq-sam", "pa-sam", "wsi-sam", "lora-sam", "domain-decoder", "threshold"]
+    assert names == [
+        "sam",
+        "hq-sam",
+        "pa-sam",
+        "wsi-sam",
+        "lora-sam",
+        "domain-decoder",
+        "matcher",
+        "ov-sam",
+        "sam-clip",
+        "darkness",
+        "threshold",
+    ]
 
 
 def test_workflows_are_listed_shown_checked_and_described(tools: Any, tmp_path: Path) -> None:

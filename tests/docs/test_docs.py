@@ -136,6 +136,10 @@ def hook(name: str) -> ModuleType:
     return module
 
 
+WRITTEN_OTHERWISE = ("Length", "NamedClass")
+"""Values that a workflow file writes as a text or a list, and not as a section."""
+
+
 def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     """A model and every section below it, each once."""
     seen = [model]
@@ -143,7 +147,9 @@ def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
         yield found
         for field in found.model_fields.values():
             below = (option for option in options(field.annotation) if option not in seen)
-            seen += [option for option in below if issubclass(option, BaseModel) and option.__name__ != "Length"]
+            seen += [
+                option for option in below if issubclass(option, BaseModel) and option.__name__ not in WRITTEN_OTHERWISE
+            ]
 
 
 def options(annotation: Any) -> Iterator[type]:

@@ -13,9 +13,11 @@ import shapely
 from wsi_pipeline.errors import OutputError
 from wsi_pipeline.export.table import (
     OBJECT_SCHEMA,
+    classes_of,
     object_table,
     pack_color,
     read_fragments,
+    recognised_classes,
     regrouped,
     unpack_color,
     write_csv,
@@ -132,6 +134,52 @@ def test_csv_has_the_centroid_in_place_of_the_outline(tmp_path):
         rows = list(csv.DictReader(file))
     assert (rows[1]["centroid_x"], rows[1]["centroid_y"], rows[1]["class"], rows[1]["area_um2"]) == ("2", "3", "µ", "")
     assert "geometry" not in rows[0]
+
+
+def _recognised(count=4):
+    places = np.arange(count, dtype=float)
+    tumor = np.array([0.75, 0.5, np.nan, 0.25][:count], np.float32)
+    return object_table(
+        shapely.box(places, places, places + 2, places + 4),
+        {"Tumor: Positive": tumor, 'a.b, "c"': 1 - tumor},
+        id=[str(uuid.UUID(int=int(place))) for place in places],
+    )
+
+
+def test_probabilities_are_one_column_with_a_field_for_each_class(tmp_path):
+    table, classes = _recognised(), ("Tumor: Positive", 'a.b, "c"')
+    assert recognised_classes(table.schema) == classes
+    write_fragment(tmp_path / "a", table)
+    assert pa.Table.from_batches(read_fragments([tmp_path / "a"])) == table
+    write_geoparquet(tmp_path / "b", read_fragments([tmp_path / "a"]), _INFO, classes)
+    assert classes_of(tmp_path / "b") == classes
+    assert pq.read_table(tmp_path / "b")["probabilities"].to_pylist()[1:3] == [
+        dict.fromkeys(classes, 0.5),
+        dict.fromkeys(classes),
+    ]
+
+
+def test_a_slide_without_objects_still_says_which_classes_there_are(tmp_path):
+    assert write_geoparquet(tmp_path / "a", [], _INFO, ["x", "y"]) == 0
+    assert classes_of(tmp_path / "a") == ("x", "y")
+    write_csv(tmp_path / "a.csv", read_fragments([tmp_path / "a"]), classes_of(tmp_path / "a"))
+    assert (tmp_path / "a.csv").read_text().endswith('"Probability: x","Probability: y"\n')
+
+
+def test_tables_of_runs_without_the_stage_are_as_they_were(tmp_path):
+    write_geoparquet(tmp_path / "a", [_table()], _INFO)
+    assert pq.read_schema(tmp_path / "a").names == OBJECT_SCHEMA.names
+    assert classes_of(tmp_path / "a") == ()
+    with pytest.raises(OutputError, match="none: cannot be read"):
+        classes_of(tmp_path / "none")
+
+
+def test_csv_has_a_column_for_the_probability_of_each_class(tmp_path):
+    write_csv(tmp_path / "a.csv", [_recognised()], recognised_classes(_recognised().schema))
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["Probability: Tumor: Positive"] for row in rows] == ["0.75", "0.5", "", "0.25"]
+    assert [row['Probability: a.b, "c"'] for row in rows] == ["0.25", "0.5", "", "0.75"]
 
 
 def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path):

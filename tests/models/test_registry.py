@@ -16,15 +16,13 @@ from safetensors.torch import save_file
 from wsi_pipeline.errors import WeightsError, WorkflowError
 from wsi_pipeline.models import registry, resolve, weights
 from wsi_pipeline.models.checkpoints import read_state_dict
+from wsi_pipeline.models.checks import check_models, check_prompt_kinds, check_prompts
 from wsi_pipeline.models.head_prompts import prompts_metadata
 from wsi_pipeline.models.precision import reference_pair
 from wsi_pipeline.models.registry import (
     ModelSpec,
     available_models,
     build_segmenter,
-    check_models,
-    check_prompt_kinds,
-    check_prompts,
     find_model,
     prompt_kinds,
     weights_of,
@@ -79,7 +77,7 @@ def _decoder_file(path: Path, rows: int) -> str:
 
 def test_registry_is_imported_without_torch() -> None:
     code = (
-        "import sys, wsi_pipeline.models.registry as r; r.available_models(); r.check_prompts;"
+        "import sys, wsi_pipeline.models.registry as r, wsi_pipeline.models.checks; r.available_models();"
         "assert not {'torch', 'requests', 'skimage'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -301,6 +299,9 @@ def test_plug_in_is_listed_built_and_checked(monkeypatch: pytest.MonkeyPatch, tm
         "wsi-sam",
         "lora-sam",
         "domain-decoder",
+        "matcher",
+        "ov-sam",
+        "sam-clip",
         "mine",
     ]
     assert find_model("sam") is not spec
@@ -323,6 +324,9 @@ def test_plug_in_that_does_not_load_harms_nobody_else(
         "wsi-sam",
         "lora-sam",
         "domain-decoder",
+        "matcher",
+        "ov-sam",
+        "sam-clip",
     ]
     assert "broken is left out" in caplog.text
     with pytest.raises(WorkflowError, match=r"broken: the plug-in does not load.*Repair or uninstall"):

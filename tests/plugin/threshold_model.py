@@ -1,6 +1,6 @@
-"""A plug-in model without a network: what is dark inside a prompt is the object.
+"""Plug-in models without a network: what is dark inside a prompt is the object, and how dark it is its class.
 
-It stands in for the real models wherever a test is about the way of a slide and not about masks.
+They stand in for the real models wherever a test is about the way of a slide and not about masks.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from wsi_pipeline.models.coarse_prompts import bounding_boxes
 from wsi_pipeline.models.registry import ModelSpec
-from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
-from wsi_pipeline.workflow import ModelSettings
+from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch, Regions
+from wsi_pipeline.workflow import ModelSettings, RecogniseSettings
 
 DARK = 160
 """Grey value below which a pixel belongs to an object."""
@@ -86,4 +86,43 @@ SPEC = ModelSpec(
     description="dark pixels inside the prompt, for tests",
     build=_build,
     weight_files=lambda settings: {"backbone": Path(__file__)},
+)
+
+
+@dataclass
+class DarknessRecogniser:
+    """The first class is dark and the last pale; the others lie between, at equal distances of mean grey."""
+
+    class_names: tuple[str, ...]
+    input_size: int | None = None
+    uses_low_patch: bool = False
+
+    def encode(self, pairs: PairImages) -> np.ndarray:
+        """(B, S, S) float32 grey values."""
+        return pairs.high.mean(axis=3, dtype=np.float32)
+
+    def recognise(self, embedding: np.ndarray, regions: Regions) -> np.ndarray:
+        centres = np.linspace(80, 220, len(self.class_names), dtype=np.float32)
+        grey = np.array([self._grey(embedding, regions, row) for row in range(len(regions))], np.float32)
+        likeness = np.exp(-np.abs(grey[:, None] - centres) / np.float32(20))
+        return likeness / likeness.sum(axis=1, keepdims=True)
+
+    def _grey(self, embedding: np.ndarray, regions: Regions, row: int) -> np.float32:
+        x0, y0, x1, y1 = regions.boxes[row]
+        return np.float32(embedding[regions.image_index[row], y0:y1, x0:x1][regions.masks[row]].mean())
+
+
+def _build_darkness(settings: ModelSettings, *, device: str, dtype: str) -> DarknessRecogniser:
+    assert isinstance(settings, RecogniseSettings)
+    size = os.environ.get("DARKNESS_MODEL_SIZE")
+    return DarknessRecogniser(settings.names, None if size is None else int(size))
+
+
+DARKNESS = ModelSpec(
+    name="darkness",
+    roles=("Recogniser",),
+    description="classes by mean grey, for tests",
+    build=_build_darkness,
+    prompt_kinds=frozenset(),
+    weight_files=lambda settings: {"darkness": Path(__file__)},
 )

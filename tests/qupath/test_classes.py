@@ -34,6 +34,17 @@ def test_other_classes_take_the_given_colour_or_one_made_from_the_name():
     assert class_color("Gland") == class_color(" Gland ") != class_color("Vessel")
 
 
+def test_usual_classes_of_pathology_look_alike_however_they_are_written():
+    assert class_color("tumor") == class_color("Tumour") == class_color("Tumor")
+    assert class_color("adipose tissue") == class_color("Adipose tissue")
+    assert class_color("stroma", {"stroma": (1, 2, 3)}) == (1, 2, 3)
+
+
+def test_classes_that_occur_together_have_colours_that_can_be_told_apart():
+    names = ["Tumor", "Stroma", "Immune cells", "Necrosis", "Gland", "Adipose tissue", "Muscle", "Blood vessel"]
+    assert len({class_color(name) for name in names}) == len(names)
+
+
 @given(st.text())
 def test_colours_are_in_range(name):
     assert all(0 <= value <= 255 for value in class_color(name))

@@ -37,9 +37,16 @@ def parts(**settings: object) -> dict:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"tiling__batch": 3}, {"stitch__shard": 1024}, {"export__gzip": True}, {"vectorize__simplify": "2 um"}]
+    "settings",
+    [
+        {"tiling__batch": 3},
+        {"stitch__shard": 1024},
+        {"export__gzip": True},
+        {"vectorize__simplify": "2 um"},
+        {"recognise__classes": ["Tumor", "Stroma"]},
+    ],
 )
-def test_how_work_is_cut_and_written_changes_the_fingerprint_but_no_object_id(settings: dict) -> None:
+def test_how_work_is_cut_and_what_is_said_and_written_changes_the_fingerprint_but_no_object_id(settings: dict) -> None:
     assert fingerprint_of(parts(**settings)) != fingerprint_of(parts())
     assert _identity(parts(**settings)) == _identity(parts())
 

@@ -12,9 +12,10 @@ from wsi_pipeline.geometry import Affine2D, PixelGrid
 from wsi_pipeline.models.roles import Instances, InstanceSegmenter, MaskBatch
 from wsi_pipeline.segment import instances
 from wsi_pipeline.segment.dense import segment_batch
+from wsi_pipeline.segment.recognise import RecogniseStage
 from wsi_pipeline.segment.refine import RefineStage
 from wsi_pipeline.tiling.plan import TilePlan
-from wsi_pipeline.workflow import RefineSettings, parse_workflow
+from wsi_pipeline.workflow import RecogniseSettings, RefineSettings, parse_workflow
 
 ELLIPSES = [(30, 40, 9, 6), (62, 33, 7, 11), (96, 62, 8, 8), (150, 120, 10, 7), (100, 120, 14, 5), (120, 20, 4, 9)]
 GRID = PixelGrid(200, 150, Affine2D(), 0.5)
@@ -129,3 +130,31 @@ def test_refined_objects_keep_class_and_score(slide, fakes):
         np.testing.assert_array_equal(coarse.detection, fine.detection)
         assert fine.refined.all()
     assert refiner.asked
+
+
+class Sceptic:
+    """Says of everything that it is probably tall; remembers how many tiles it saw at a time."""
+
+    input_size = None
+    uses_low_patch = False
+    class_names = ("Tall", "Round")
+
+    def __init__(self):
+        self.seen = []
+
+    def encode(self, pairs):
+        self.seen.append(len(pairs))
+
+    def recognise(self, embedding, regions):
+        return np.tile(np.array([0.6, 0.4], np.float32), (len(regions), 1))
+
+
+def test_a_recogniser_has_the_last_word_on_classes(slide, monkeypatch):
+    monkeypatch.setattr(instances, "TILES_AT_ONCE", 2)
+    model, sceptic = DarkFinder(), Sceptic()
+    settings = RecogniseSettings(classes=["Tall", "Round"])
+    stage = RecogniseStage.of(sceptic, settings, (None, "Wide", "Tall", "Round"))
+    plan = plan_of()
+    found = [segment_batch(slide, plan, n, model, None, workflow(), 1, recognise=stage) for n in range(plan.n_batches)]
+    assert {int(value) for batch in found for value in batch.class_id} == {TALL}
+    assert max(sceptic.seen) <= max(model.asked) == 2  # as long as what the finder saw is remembered

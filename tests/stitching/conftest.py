@@ -53,6 +53,7 @@ def _make_batch(seen: Sequence[Seen], tiles: Sequence[tuple[int, int, np.ndarray
         seam=np.array([s.seam for s in seen], np.uint8),
         refined=np.zeros(n, np.uint8),
         prompt_id=np.array([""] * n, dtype=np.str_),
+        probabilities=np.zeros((n, 0), np.float32),
         logits=np.array([t[2] for t in tiles], np.int8).reshape(len(tiles), size, size),
         logits_xy=np.array([t[:2] for t in tiles], np.int32).reshape(len(tiles), 2),
     )

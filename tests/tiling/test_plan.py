@@ -28,6 +28,24 @@ def all_tiles(plan: TilePlan) -> list:
 
 
 @quick
+@given(plans(), st.integers(1, 40))
+def test_spread_takes_kept_tiles_from_end_to_end(plan: TilePlan, most: int) -> None:
+    everything = [plan.tile(int(row), int(col)) for row, col in np.argwhere(plan.keep)]
+    some = plan.spread(most)
+    assert len(some) == min(most, len(everything))
+    assert some == sorted((one for one in everything if one in some), key=lambda tile: tile.index)
+    if len(some) > 1:
+        assert (some[0], some[-1]) == (everything[0], everything[-1])
+
+
+@quick
+@given(plans())
+def test_the_batch_of_a_tile_is_the_one_that_holds_it(plan: TilePlan) -> None:
+    held = {tile.index: number for number in range(plan.n_batches) for tile in plan.batch(number)}
+    assert plan.batches_of(np.array(list(held), np.int64)).tolist() == list(held.values())
+
+
+@quick
 @given(plans())
 def test_cores_partition_the_grid(plan: TilePlan) -> None:
     times = np.zeros((plan.grid.height, plan.grid.width), int)
