@@ -50,7 +50,8 @@ def _type(field: dict[str, Any]) -> str:
         name = field["$ref"].rsplit("/", 1)[1]
         return "section `prompts`" if name.endswith("Prompts") else f"section `{name.removesuffix('Settings').lower()}`"
     if field.get("type") == "array":
-        return f"list of {_type(field['items'])}"
+        items = field.get("prefixItems") or [field["items"]]
+        return f"list of {' and '.join(dict.fromkeys(_type(item) for item in items))}"
     return {"null": "nothing", "number": "number", "integer": "whole number", "boolean": "true or false"}.get(
         field.get("type", ""), "text"
     )
