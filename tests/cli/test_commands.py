@@ -15,24 +15,15 @@ import numpy as np
 import pytest
 import shapely
 
+from wsi_pipeline.workflow import workflow_folder
+
 COMMANDS = [
     *(["run"], ["demo"], ["inspect"], ["prompts"], ["export"], ["validate"], ["evaluate"], ["train"], ["doctor"]),
     *(["models", name] for name in ("list", "fetch", "verify", "import", "show")),
     *(["workflows", name] for name in ("list", "show", "check", "schema")),
     ["dataset", "inspect"],
 ]
-WORKFLOWS = [
-    "everything",
-    "find-similar",
-    "name-objects",
-    "nuclei",
-    "nuclei-decoder",
-    "nuclei-lora",
-    "refine-annotations",
-    "regions",
-    "text-regions",
-    "tissue",
-]
+WORKFLOWS = sorted(path.stem for path in workflow_folder().glob("*.yaml"))
 HEAVY = {"torch", "zarr", "numpy", "dask", "distributed", "shapely", "openslide", "tifffile", "scipy", "skimage", "PIL"}
 
 

@@ -16,14 +16,13 @@ from wsi_pipeline.models.domain_decoder.decoder import (
     DomainDecoder,
     load_domain_decoder,
     middle,
-    read_facts,
 )
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.resolve import domain_plan
 from wsi_pipeline.models.weights import locate
 
-ALONE = DecoderFacts(("nucleus",), "lite-medsam", 160)
-PAIRED = DecoderFacts(("gland", "tumour"), "lite-medsam", 160, 2.0)
+ALONE = DecoderFacts(classes=("nucleus",), backbone="lite-medsam", early_channels=160)
+PAIRED = DecoderFacts(classes=("gland", "tumour"), backbone="lite-medsam", early_channels=160, context_factor=2.0)
 
 
 def seen(count: int) -> EncoderOutput:
@@ -75,7 +74,7 @@ def test_it_is_light(facts: DecoderFacts) -> None:
 @pytest.mark.parametrize("facts", [ALONE, PAIRED])
 def test_a_file_says_classes_backbone_and_context(tmp_path: Path, facts: DecoderFacts) -> None:
     path = saved(tmp_path / "decoder.safetensors", facts)
-    assert read_facts(path) == facts
+    assert DecoderFacts.read(path) == facts
     assert load_domain_decoder(path).facts == facts
     plan = domain_plan(str(path))
     assert plan.backbone.name == "lite-medsam"
@@ -89,7 +88,7 @@ def test_keys_tell_a_domain_decoder() -> None:
 def test_an_imported_decoder_still_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSI_PIPELINE_WEIGHTS", str(tmp_path / "store"))
     import_checkpoint(saved(tmp_path / "decoder.safetensors", PAIRED), name="my-glands")
-    assert read_facts(locate("my-glands")) == PAIRED
+    assert DecoderFacts.read(locate("my-glands")) == PAIRED
     assert read_metadata(locate("my-glands"))["kind"] == "domain-decoder"
 
 
@@ -106,6 +105,6 @@ def test_weights_of_another_kind_are_refused() -> None:
 
 
 def test_a_backbone_nobody_knows_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path / "decoder.safetensors", DecoderFacts(("nucleus",), "vit-x", 160))
+    path = saved(tmp_path / "decoder.safetensors", ALONE.model_copy(update={"backbone": "vit-x"}))
     with pytest.raises(WeightsError, match=r"was trained on the backbone vit-x that is not known here. Train it again"):
         domain_plan(str(path))

@@ -40,7 +40,8 @@ def segmenter(monkeypatch: pytest.MonkeyPatch) -> DomainSegmenter:
 
     class Known(DomainModel):
         def __init__(self, *given: Any, **options: Any) -> None:
-            self.facts, self.size, self.px = DecoderFacts(("nucleus", "gland"), "lite-medsam", 160), 256, 1.0
+            self.facts = DecoderFacts(classes=("nucleus", "gland"), backbone="lite-medsam", early_channels=160)
+            self.size, self.px = 256, 1.0
             self.encoder = SimpleNamespace()
 
         def maps(self, pairs: PairImages) -> DomainMaps:

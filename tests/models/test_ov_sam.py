@@ -22,14 +22,14 @@ from wsi_pipeline.models.image_text.openclip import MAP_PX, OpenClip
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.ov_sam import embedded
 from wsi_pipeline.models.ov_sam.baselines import CROPS_AT_ONCE, FeatureCropRecogniser, ImageCropRecogniser
-from wsi_pipeline.models.ov_sam.build import build_ov_sam, build_recogniser
+from wsi_pipeline.models.ov_sam.build import build_recogniser, build_segmenter
 from wsi_pipeline.models.ov_sam.embedded import EmbeddedRecogniser, SeenPairs
 from wsi_pipeline.models.ov_sam.ensemble import fuse
 from wsi_pipeline.models.ov_sam.model import OpenVocabularySam, sureness
 from wsi_pipeline.models.ov_sam.plan import class_names, context_factor, ov_sam_plan, weight_files
 from wsi_pipeline.models.ov_sam.published import OvSamParts, load_adapter, load_parts
 from wsi_pipeline.models.ov_sam.recogniser import OpenVocabularyRecogniser, large_enough
-from wsi_pipeline.models.ov_sam.region_head import RegionFacts, RegionHead, read_facts
+from wsi_pipeline.models.ov_sam.region_head import RegionFacts, RegionHead
 from wsi_pipeline.models.roles import PairImages, PromptBatch, Recogniser, Regions, Segmenter
 from wsi_pipeline.vocabulary import VocabularySettings
 from wsi_pipeline.workflow import RecogniseSettings, SegmentSettings
@@ -75,7 +75,7 @@ def section(path: Path, **more: Any) -> RecogniseSettings:
 
 
 def test_a_file_says_classes_words_and_context(heads: dict[str, Path]) -> None:
-    facts = read_facts(heads["paired"])
+    facts = RegionFacts.read(heads["paired"])
     assert {one.name: list(one.synonyms) for one in facts.classes} == TRAINED | {"stroma": ["stroma"]}
     assert facts.channels == 3 * 416
     assert ov_sam_plan(section(heads["paired"])).files["ov-sam"] == heads["paired"]
@@ -93,7 +93,7 @@ def test_a_file_that_says_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_a_patch_is_encoded_once_for_masks_and_names(heads: dict[str, Path]) -> None:
     settings = SegmentSettings.model_validate({"model": "ov-sam", "weights": str(heads["alone"])})
-    segmenter, recogniser = build_ov_sam(settings), build_recogniser(section(heads["alone"]))
+    segmenter, recogniser = build_segmenter(settings), build_recogniser(section(heads["alone"]))
     assert isinstance(recogniser, Recogniser)
     assert isinstance(segmenter, Segmenter)
     assert recogniser.encoder is segmenter.encoder
@@ -455,13 +455,13 @@ def test_a_section_gets_the_form_it_asks_for(clips: dict[str, Path], published: 
     drawing = SegmentSettings.model_validate(
         {"model": "ov-sam", "weights": str(published), "clip": {"path": clips["resnet"]}}
     )
-    assert type(build_ov_sam(drawing)) is OpenVocabularySam
+    assert type(build_segmenter(drawing)) is OpenVocabularySam
 
 
 def test_a_network_without_weights_draws_nothing(clips: dict[str, Path]) -> None:
     settings = SegmentSettings.model_validate({"model": "ov-sam", "clip": {"path": clips["resnet"]}})
     with pytest.raises(WorkflowError, match="an image-text network alone draws nothing"):
-        build_ov_sam(settings)
+        build_segmenter(settings)
 
 
 def test_published_weights_need_a_network_with_four_maps(clips: dict[str, Path], published: Path) -> None:

@@ -30,11 +30,11 @@ from wsi_pipeline.models.roles import (
 from wsi_pipeline.models.sam import VARIANTS, Sam, SamSegmenter, Variant
 from wsi_pipeline.models.sam_clip.build import (
     build_recogniser,
-    build_sam_clip,
+    build_segmenter,
     build_text_prompter,
     text_encoder_of,
 )
-from wsi_pipeline.models.sam_clip.facts import ClipFacts, HeadShape, read_facts
+from wsi_pipeline.models.sam_clip.facts import ClipFacts, HeadShape
 from wsi_pipeline.models.sam_clip.head import ClipHead
 from wsi_pipeline.models.sam_clip.model import SamClip
 from wsi_pipeline.models.sam_clip.network import MergedSam, load_merged_sam, sam_state, start_from_sam
@@ -239,7 +239,7 @@ def test_a_sam_initialises_all_but_the_head(tmp_path: Path, lite: MergedSam, lit
 
 def test_a_file_says_what_it_learned(tmp_path: Path, lite: MergedSam) -> None:
     path = saved(tmp_path / "head.safetensors", lite, whole=False)
-    assert read_facts(path) == FACTS
+    assert ClipFacts.read(path) == FACTS
 
 
 def test_other_files_and_backbones_are_refused(tmp_path: Path, lite: MergedSam) -> None:
@@ -248,7 +248,7 @@ def test_other_files_and_backbones_are_refused(tmp_path: Path, lite: MergedSam) 
         sam_clip_plan(ModelSettings(model="sam-clip", weights=str(path), backbone="vit-b"))
     with pytest.raises(WorkflowError, match="no such backbone: vit-x"):
         text_prompts_plan(TextPrompts(source="text", weights=str(path), backbone="vit-x"))
-    with pytest.raises(WeightsError, match="does not say what it learned"):
+    with pytest.raises(WeightsError, match="does not say what SAM-CLIP learned"):
         text_prompts_plan(TextPrompts(source="text", weights="nuclei-litemedsam"))
 
 
@@ -263,7 +263,7 @@ def test_sections_of_a_workflow_share_an_encoder(table: str) -> None:
     recogniser = build_recogniser(RecogniseSettings(model="sam-clip", weights=table))
     prompts = {"source": "text", "weights": table, "classes": ["left", "right"], "background": "left"}
     prompter = build_text_prompter(TextPrompts.model_validate(prompts))
-    segmenter = build_sam_clip(ModelSettings(model="sam-clip", weights=table))
+    segmenter = build_segmenter(ModelSettings(model="sam-clip", weights=table))
     assert recogniser.encoder is prompter.encoder is segmenter.encoder
     assert recogniser.class_names == class_names(RecogniseSettings(model="sam-clip", weights=table)) == WORDS
     assert prompter.class_names == ("right",)

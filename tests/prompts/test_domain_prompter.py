@@ -34,7 +34,7 @@ def write_decoder(path: Path, facts: DecoderFacts, bias: float = 0.0) -> Path:
 @pytest.fixture(scope="module")
 def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sees objects all over, and looks at both patches."""
-    facts = DecoderFacts(("nucleus", "gland"), "lite-medsam", 160, 2.0)
+    facts = DecoderFacts(classes=("nucleus", "gland"), backbone="lite-medsam", early_channels=160, context_factor=2.0)
     return write_decoder(tmp_path_factory.mktemp("decoder") / "paired.safetensors", facts, bias=9.0)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wsi_pipeline.errors import DatasetError, TrainingError
-from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts, DomainMaps, load_domain_decoder, read_facts
+from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts, DomainMaps, load_domain_decoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
 from wsi_pipeline.training.domain_batches import DomainBatches, target_of
@@ -170,7 +170,7 @@ def test_a_few_steps_find_the_disc_and_the_file_says_its_classes(quick: None, tm
     training = train(source, tmp_path, epochs=12, low_patch=False, ema=0.5)
     assert training.state.history[-1]["dice"] > 0.8
     path = write_result(training, {"scene": source}, tmp_path)
-    assert read_facts(path) == DecoderFacts(("nucleus",), "lite-medsam", 160)
+    assert DecoderFacts.read(path) == DecoderFacts(classes=("nucleus",), backbone="lite-medsam", early_channels=160)
     weights = load_domain_decoder(path).state_dict()
     stored = {name: value.half().float() for name, value in training.head.module.state_dict().items()}
     assert all(torch.equal(value, stored[name]) for name, value in weights.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -144,48 +145,22 @@ def _finder(
     )
 
 
-def _ov_sam() -> ModelSpec:
-    """Open-Vocabulary SAM, who names what it or others drew."""
+def _namer(name: str, description: str, **facts: Any) -> ModelSpec:
+    """A model that segments, and names what it or others drew; ``facts`` are fields of ``ModelSpec``."""
 
     def build(settings: ModelSettings, *, device: str, dtype: str) -> Segmenter | Recogniser:
-        from wsi_pipeline.models.ov_sam.build import build_ov_sam, build_recogniser
-
-        if isinstance(settings, RecogniseSettings):
-            return build_recogniser(settings, device=device, dtype=dtype)
-        return build_ov_sam(settings, device=device, dtype=dtype)
-
-    return ModelSpec(
-        name="ov-sam",
-        roles=("Segmenter", "Refiner", "Recogniser"),
-        description="names objects in the words of a list, from what the encoder saw of them",
-        build=build,
-        backbones=tuple(BACKBONES),
-        weight_files=ov_sam.weight_files,
-        class_names=ov_sam.class_names,
-        context_factor=ov_sam.context_factor,
-        status="to be trained, or an image-text network of yours",
-    )
-
-
-def _sam_clip() -> ModelSpec:
-    """SAM-CLIP: one encoder that segments and understands words."""
-
-    def build(settings: ModelSettings, *, device: str, dtype: str) -> Segmenter | Recogniser:
-        from wsi_pipeline.models.sam_clip.build import build_recogniser, build_sam_clip
-
-        if isinstance(settings, RecogniseSettings):
-            return build_recogniser(settings, device=device, dtype=dtype)
-        return build_sam_clip(settings, device=device, dtype=dtype)
+        module = import_module(f"wsi_pipeline.models.{name.replace('-', '_')}.build")
+        recognises = isinstance(settings, RecogniseSettings)
+        made = (module.build_recogniser if recognises else module.build_segmenter)(settings, device=device, dtype=dtype)
+        return cast("Segmenter | Recogniser", made)
 
     return ModelSpec(
-        name="sam-clip",
+        name=name,
         roles=("Segmenter", "Refiner", "Recogniser"),
-        description="one encoder that segments and understands words",
+        description=description,
         build=build,
         backbones=tuple(BACKBONES),
-        weight_files=lambda settings: sam_clip.sam_clip_plan(settings, section=section_of(settings)).files,
-        class_names=sam_clip.class_names,
-        status="to be trained",
+        **facts,
     )
 
 
@@ -256,8 +231,21 @@ _BUILT_IN = {
         lambda path: domain_facts(path).context_factor,
     ),
     "matcher": _matcher(),
-    "ov-sam": _ov_sam(),
-    "sam-clip": _sam_clip(),
+    "ov-sam": _namer(
+        "ov-sam",
+        "names objects in the words of a list, from what the encoder saw of them",
+        weight_files=ov_sam.weight_files,
+        class_names=ov_sam.class_names,
+        context_factor=ov_sam.context_factor,
+        status="to be trained, or an image-text network of yours",
+    ),
+    "sam-clip": _namer(
+        "sam-clip",
+        "one encoder that segments and understands words",
+        weight_files=lambda settings: sam_clip.sam_clip_plan(settings, section=section_of(settings)).files,
+        class_names=sam_clip.class_names,
+        status="to be trained",
+    ),
 }
 
 

@@ -201,11 +201,11 @@ def domain_facts(path: Path) -> DecoderFacts:
         WeightsError: it is unreadable or of another kind.
     """
     from wsi_pipeline.models.checkpoints import expect
-    from wsi_pipeline.models.domain_decoder.decoder import KIND, read_facts
+    from wsi_pipeline.models.domain_decoder.decoder import KIND, DecoderFacts
 
     fix = "Set prompts.weights to a file that `wsi-pipeline train domain-decoder` wrote"
     expect(describe(path), (KIND,), None, where=path, fix=fix)
-    return read_facts(path)
+    return DecoderFacts.read(path)
 
 
 def target_number(prompts: DomainDecoderPrompts, classes: Sequence[str]) -> int:

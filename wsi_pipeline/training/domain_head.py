@@ -41,10 +41,10 @@ class DomainHead(Head[DomainBatch]):
         self.plan = sam_plan(ModelSettings(model="sam", backbone=recipe.backbone), section="recipe")
         self._sam = load_sam(self.plan)
         facts = DecoderFacts(
-            recipe.classes,
-            recipe.backbone,
-            self._sam.image_encoder.early_channels,
-            recipe.context_factor if recipe.low_patch else None,
+            classes=recipe.classes,
+            backbone=recipe.backbone,
+            early_channels=self._sam.image_encoder.early_channels,
+            context_factor=recipe.context_factor if recipe.low_patch else None,
         )
         self.module = self._decoder(facts).to(device)
         self.trained = dict(self.module.named_parameters())

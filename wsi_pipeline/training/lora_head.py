@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,7 @@ class LoraHead(Head[PatchBatch]):
     def _take_decoder(self, model: LoraSam, decoder: str) -> None:
         """Put a trained decoder in the place of the random one."""
         assert isinstance(model, DomainDecoderLoraSam)
-        facts = replace(model.head.facts, backbone=self._recipe.backbone)
+        facts = model.head.facts.model_copy(update={"backbone": self._recipe.backbone})
         model.head, self.plan = start_decoder(decoder, facts, self.plan)
 
     def tensors(self) -> dict[str, Tensor]:

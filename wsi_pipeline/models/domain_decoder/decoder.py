@@ -8,9 +8,6 @@ objects of any size) and, as in HQ-SAM, the encoder's early map beside the embed
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsi_pipeline.errors import WeightsError
-from wsi_pipeline.models.checkpoints import load_into, read_metadata, read_state_dict
+from wsi_pipeline.models.checkpoints import load_into, read_state_dict
+from wsi_pipeline.models.file_facts import FileFacts
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.mask_decoder import CHANNELS
 
@@ -36,8 +33,7 @@ DROPOUT = 0.1
 """Share of the encoder's channels that a training step does not see; a handful of tiles is soon known by heart."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderFacts:
+class DecoderFacts(FileFacts):
     """What a file says of itself besides its parameters.
 
     Attributes:
@@ -47,28 +43,13 @@ class DecoderFacts:
         context_factor: how much farther the low patch it looks at sees; None if it looks at the high patch alone.
     """
 
+    kind = KIND
+    missing = "which classes it finds"
+
     classes: tuple[str, ...]
     backbone: str
     early_channels: int
     context_factor: float | None = None
-
-    def metadata(self) -> dict[str, str]:
-        """As written into safetensors files."""
-        return {KIND: json.dumps(asdict(self))}
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, str], where: Path) -> DecoderFacts:
-        """What ``metadata`` wrote.
-
-        Raises:
-            WeightsError: it is not there.
-        """
-        try:
-            stored = json.loads(metadata[KIND])
-            return cls(**stored | {"classes": tuple(stored["classes"])})
-        except (KeyError, TypeError, ValueError):
-            fix = "Give a file that `wsi-pipeline train domain-decoder` wrote"
-            raise WeightsError("does not say which classes it finds", where=where, fix=fix) from None
 
 
 class DomainMaps(NamedTuple):
@@ -149,21 +130,12 @@ def middle(low: Tensor, context_factor: float) -> Tensor:
     return F.grid_sample(low, grid, mode="bilinear", align_corners=False)
 
 
-def read_facts(path: Path) -> DecoderFacts:
-    """What a file of a domain decoder says of itself.
-
-    Raises:
-        WeightsError: it cannot be read, or says nothing.
-    """
-    return DecoderFacts.of(read_metadata(path), path)
-
-
 def load_domain_decoder(path: Path) -> DomainDecoder:
     """A trained decoder, fp32, on the CPU, in evaluation mode.
 
     Raises:
         WeightsError: the file cannot be read, or is of something else.
     """
-    decoder = DomainDecoder(read_facts(path))
+    decoder = DomainDecoder(DecoderFacts.read(path))
     load_into(decoder, read_state_dict(path), where=path)
     return decoder

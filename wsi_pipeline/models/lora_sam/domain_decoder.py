@@ -30,7 +30,9 @@ class DomainDecoderLoraSam(LoraSam):
     def __init__(self, sam: Sam, settings: LoraSamSettings) -> None:
         super().__init__(sam, settings)
         classes = settings.classes or (NAMELESS,)
-        self.head = DomainDecoder(DecoderFacts(classes, sam.variant.name, sam.image_encoder.early_channels))
+        self.head = DomainDecoder(
+            DecoderFacts(classes=classes, backbone=sam.variant.name, early_channels=sam.image_encoder.early_channels)
+        )
 
     def parts(self) -> dict[str, nn.Module]:
         return {"head": self.head}

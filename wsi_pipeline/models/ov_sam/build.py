@@ -43,7 +43,7 @@ def build_recogniser(settings: RecogniseSettings, *, device: str = "cpu", dtype:
     return ImageCropRecogniser(network, settings, background=clip.background == "keep")
 
 
-def build_ov_sam(settings: ModelSettings, *, device: str = "cpu", dtype: str = "fp32") -> BatchedSegmenter:
+def build_segmenter(settings: ModelSettings, *, device: str = "cpu", dtype: str = "fp32") -> BatchedSegmenter:
     """The model of a segment section: on the shared encoder plain SAM, whose embedding needs no adapter.
 
     Raises:

@@ -33,9 +33,9 @@ def region_facts(path: Path) -> RegionFacts:
     Raises:
         WeightsError: it is unreadable or of another kind.
     """
-    from wsi_pipeline.models.ov_sam.region_head import read_facts
+    from wsi_pipeline.models.ov_sam.region_head import RegionFacts
 
-    return read_facts(path)
+    return RegionFacts.read(path)
 
 
 def weight_files(settings: ModelSettings) -> Mapping[str, Path]:

@@ -8,19 +8,16 @@ space, because maps of a segmenter do not lie in it as CLIP's do.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsi_pipeline.errors import WeightsError
-from wsi_pipeline.models.checkpoints import load_into, read_metadata, read_state_dict
+from wsi_pipeline.models.checkpoints import load_into, read_state_dict
+from wsi_pipeline.models.file_facts import FileFacts
 from wsi_pipeline.models.mask_decoder import CHANNELS
-from wsi_pipeline.settings import Section
 from wsi_pipeline.vocabulary import Classes
 
 KIND = "ov-sam"
@@ -35,7 +32,7 @@ _LARGEST_SCALE = 100.0
 """CLIP's."""
 
 
-class RegionFacts(Section):
+class RegionFacts(FileFacts):
     """What a file says of itself besides its parameters.
 
     Attributes:
@@ -46,6 +43,9 @@ class RegionFacts(Section):
         text: where words come from: a learned ``table`` of the classes in the same file, or ``minilm``.
         dim: D, length of a word's vector.
     """
+
+    kind = KIND
+    missing = "which classes it names"
 
     classes: Classes
     backbone: str
@@ -59,23 +59,6 @@ class RegionFacts(Section):
         """Of pooled regions: both maps of every patch looked at, and once more under the mask."""
         views = 1 if self.context_factor is None else 2
         return (views + 1) * (CHANNELS + self.early_channels)
-
-    def metadata(self) -> dict[str, str]:
-        """As written into safetensors files."""
-        return {KIND: self.model_dump_json()}
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, str], where: Path) -> RegionFacts:
-        """What ``metadata`` wrote.
-
-        Raises:
-            WeightsError: it is not there.
-        """
-        try:
-            return cls.model_validate_json(metadata[KIND])
-        except (KeyError, ValidationError):
-            fix = "Give a file that `wsi-pipeline train ov-sam` wrote"
-            raise WeightsError("does not say which classes it names", where=where, fix=fix) from None
 
 
 class RegionHead(nn.Module):
@@ -120,21 +103,12 @@ class RegionHead(nn.Module):
         return F.normalize(self.projection(seen.mean(dim=(2, 3))), dim=1)
 
 
-def read_facts(path: Path) -> RegionFacts:
-    """What a file of a region head says of itself.
-
-    Raises:
-        WeightsError: it cannot be read, or says nothing.
-    """
-    return RegionFacts.of(read_metadata(path), path)
-
-
 def load_region_head(path: Path) -> RegionHead:
     """A trained head, fp32, on the CPU, in evaluation mode.
 
     Raises:
         WeightsError: the file cannot be read, or is of something else.
     """
-    head = RegionHead(read_facts(path))
+    head = RegionHead(RegionFacts.read(path))
     load_into(head, read_state_dict(path), where=path)
     return head

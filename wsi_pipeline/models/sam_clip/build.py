@@ -21,7 +21,7 @@ from wsi_pipeline.models.sam_clip.recogniser import SamClipRecogniser
 from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, TextPrompts
 
 
-def build_sam_clip(settings: ModelSettings, *, device: str = "cpu", dtype: str = "fp32") -> SamClip:
+def build_segmenter(settings: ModelSettings, *, device: str = "cpu", dtype: str = "fp32") -> SamClip:
     """The model of a segment or refine section.
 
     Raises:

@@ -6,13 +6,11 @@ Keys are those of SAM, ``image_encoder.``, ``prompt_encoder.`` and ``mask_decode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from wsi_pipeline.errors import WeightsError
+from wsi_pipeline.models.file_facts import FileFacts
 from wsi_pipeline.settings import Section
 from wsi_pipeline.vocabulary import Classes
 
@@ -30,7 +28,7 @@ class HeadShape(Section):
     pool: Literal["max", "mean"] = Field("max", description="what of the tokens is kept for a patch as a whole")
 
 
-class ClipFacts(Section):
+class ClipFacts(FileFacts):
     """What a file says of itself besides its parameters.
 
     Attributes:
@@ -44,6 +42,9 @@ class ClipFacts(Section):
         data: what it was trained on, and under which licences.
     """
 
+    kind = KIND
+    missing = "what SAM-CLIP learned"
+
     backbone: str
     teacher: str
     text: str
@@ -52,31 +53,3 @@ class ClipFacts(Section):
     classes: Classes = ()
     templates: tuple[str, ...] = ("{}",)
     data: str = ""
-
-    def metadata(self) -> dict[str, str]:
-        """As written into safetensors files."""
-        return {KIND: self.model_dump_json()}
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, str], where: Path) -> ClipFacts:
-        """What ``metadata`` wrote.
-
-        Raises:
-            WeightsError: it is not there.
-        """
-        try:
-            return cls.model_validate_json(metadata[KIND])
-        except (KeyError, ValidationError):
-            fix = "Give a file that `wsi-pipeline train sam-clip` wrote"
-            raise WeightsError("is no SAM-CLIP: it does not say what it learned", where=where, fix=fix) from None
-
-
-def read_facts(path: Path) -> ClipFacts:
-    """What a file of SAM-CLIP says of itself.
-
-    Raises:
-        WeightsError: it cannot be read, or says nothing.
-    """
-    from wsi_pipeline.models.checkpoints import read_metadata
-
-    return ClipFacts.of(read_metadata(path), path)

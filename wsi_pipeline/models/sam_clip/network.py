@@ -12,7 +12,7 @@ from wsi_pipeline.models.checkpoints import State, load_into, read_state_dict
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.resolve import WeightPlan
 from wsi_pipeline.models.sam import Sam, Variant, find_variant
-from wsi_pipeline.models.sam_clip.facts import KIND, ClipFacts, read_facts
+from wsi_pipeline.models.sam_clip.facts import KIND, ClipFacts
 from wsi_pipeline.models.sam_clip.head import ClipHead, Meaning
 from wsi_pipeline.models.sam_clip.sight import seeing, tokens_of, width_of
 
@@ -65,7 +65,7 @@ def load_merged_sam(plan: WeightPlan) -> MergedSam:
         WeightsError: a file does not fit.
     """
     path = plan.files[KIND]
-    network = MergedSam(find_variant(plan.backbone.variant), read_facts(path))
+    network = MergedSam(find_variant(plan.backbone.variant), ClipFacts.read(path))
     sam = read_state_dict(plan.files["sam"]) if "sam" in plan.files else {}
     load_into(network, sam | read_state_dict(path), where=path)
     return network

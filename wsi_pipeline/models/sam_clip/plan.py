@@ -7,7 +7,7 @@ from pathlib import Path
 from wsi_pipeline.errors import WeightsError, WorkflowError
 from wsi_pipeline.models.ov_sam.settings import ClipSettings
 from wsi_pipeline.models.resolve import BACKBONES, DEFAULT_BACKBONE, WeightPlan
-from wsi_pipeline.models.sam_clip.facts import KIND, MINILM, read_facts
+from wsi_pipeline.models.sam_clip.facts import KIND, MINILM, ClipFacts
 from wsi_pipeline.models.weights import locate, shipped_head
 from wsi_pipeline.vocabulary import VocabularySettings
 from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, TextPrompts
@@ -41,7 +41,7 @@ def vocabulary_of(settings: RecogniseSettings) -> VocabularySettings:
     if settings.classes:
         return settings
     path = sam_clip_plan(settings, section="recognise").files[KIND]
-    classes = read_facts(path).classes
+    classes = ClipFacts.read(path).classes
     if not classes:
         fix = "Name them, e.g. {tumor: [carcinoma], stroma: []}"
         raise WorkflowError(f"{path.name} knows no classes by itself", where="recognise.classes", fix=fix)
@@ -59,7 +59,7 @@ def _plan(settings: ModelSettings | TextPrompts, section: str) -> WeightPlan:
         fix = f"Use one of {', '.join(BACKBONES)}"
         raise WorkflowError(f"no such backbone: {backbone}", where=f"{section}.backbone", fix=fix)
     path = locate(settings.weights or _shipped(backbone or DEFAULT_BACKBONE, section))
-    facts = read_facts(path)
+    facts = ClipFacts.read(path)
     if facts.backbone not in BACKBONES:
         said = f"was trained on the backbone {facts.backbone} that is not known here"
         raise WeightsError(said, where=path, fix="Train it again")
