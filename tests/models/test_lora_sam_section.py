@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 
 from wsi_pipeline.errors import WeightsError, WorkflowError
 from wsi_pipeline.models import weights
-from wsi_pipeline.models.checks import check_models
 from wsi_pipeline.models.lora_sam.file import Facts
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.precision import choose_precision
 from wsi_pipeline.models.registry import class_names, find_model, weights_of
 from wsi_pipeline.prompts.sources import build_prompter
+from wsi_pipeline.run.checks import check_models
 from wsi_pipeline.workflow import SegmentSettings, Workflow, parse_workflow
 
 

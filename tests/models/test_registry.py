@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from wsi_pipeline.errors import WeightsError, WorkflowError
 from wsi_pipeline.models import registry, resolve, weights
 from wsi_pipeline.models.checkpoints import read_state_dict
-from wsi_pipeline.models.checks import check_models, check_prompt_kinds, check_prompts
 from wsi_pipeline.models.head_prompts import prompts_metadata
 from wsi_pipeline.models.precision import reference_pair
 from wsi_pipeline.models.registry import (
@@ -30,6 +29,7 @@ from wsi_pipeline.models.registry import (
 from wsi_pipeline.models.resolve import BACKBONES, sam_plan, wsi_sam_plan
 from wsi_pipeline.models.roles import PromptBatch
 from wsi_pipeline.models.segmenter import BatchedSegmenter
+from wsi_pipeline.run.checks import check_models, check_prompt_kinds, check_prompts
 from wsi_pipeline.workflow import (
     GridPrompts,
     NucleusDetectorPrompts,
@@ -77,7 +77,7 @@ def _decoder_file(path: Path, rows: int) -> str:
 
 def test_registry_is_imported_without_torch() -> None:
     code = (
-        "import sys, wsi_pipeline.models.registry as r, wsi_pipeline.models.checks; r.available_models();"
+        "import sys, wsi_pipeline.models.registry as r, wsi_pipeline.run.checks; r.available_models();"
         "assert not {'torch', 'requests', 'skimage'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

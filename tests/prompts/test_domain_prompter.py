@@ -11,12 +11,12 @@ import pytest
 from safetensors.torch import save_file
 
 from wsi_pipeline.errors import WorkflowError
-from wsi_pipeline.models.checks import check_models
 from wsi_pipeline.models.domain_decoder.decoder import DecoderFacts, DomainDecoder
 from wsi_pipeline.models.domain_decoder.object_map import ObjectMap, detections_of
 from wsi_pipeline.models.roles import Prompter
 from wsi_pipeline.prompts.facts import prompter_weights
 from wsi_pipeline.prompts.sources import build_prompter
+from wsi_pipeline.run.checks import check_models
 from wsi_pipeline.run.worker_models import prepare_models
 from wsi_pipeline.workflow import DomainDecoderPrompts, Workflow, parse_workflow
 

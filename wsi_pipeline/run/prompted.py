@@ -68,8 +68,8 @@ def _prompts(walk: Walk, tissue: TissueMask) -> PromptSet:
 
 
 def _that_the_model_takes(asked: PromptSet, settings: QuPathPrompts, walk: Walk) -> PromptSet:
-    from wsi_pipeline.models.checks import check_prompt_kinds
     from wsi_pipeline.models.registry import prompt_kinds
+    from wsi_pipeline.run.checks import check_prompt_kinds
 
     segment = walk.workflow.segment
     if segment is None:

@@ -41,7 +41,7 @@ def name_models(settings: Iterable[Settings], change: Callable[[dict[str, Any]],
     Raises:
         WsiPipelineError: one cannot be used.
     """
-    from wsi_pipeline.models.checks import check_models
+    from wsi_pipeline.run.checks import check_models
 
     parts = dict.fromkeys([(), *map(models_part, settings)])
     workflows = {part: change(dict(part)) for part in parts}
