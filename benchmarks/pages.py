@@ -1,7 +1,8 @@
-"""What the benchmarks that write a page of the documentation share: tables, intervals, and leaving what was found."""
+"""What the benchmarks that write a page share: options, tables, intervals, and leaving what was found."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.files import beside
+
+
+def page_parser(about: str | None) -> argparse.ArgumentParser:
+    """What every command line takes that writes a page."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
+    parser.add_argument("--json", type=Path, help="all numbers")
+    return parser
+
+
+def take_tiles(parser: argparse.ArgumentParser, *, without: str | None = None) -> None:
+    """Take annotated tiles, which ``without`` says what is done without, and where to keep their embeddings."""
+    said = f"; without it, {without}" if without else ""
+    parser.add_argument("--data", type=Path, required=without is None, help=f"folder with manifest.csv{said}")
+    parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in, for all runs")
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.naming.speed import random_regions
+from benchmarks.naming.speed import CROP_ENCODER, random_clip, random_regions
 from benchmarks.segmenting import seconds
-from wsi_pipeline.models.image_text.openclip import OpenClip
 from wsi_pipeline.models.ov_sam.baselines import FeatureCropRecogniser, ImageCropRecogniser
 from wsi_pipeline.models.ov_sam.embedded import EmbeddedRecogniser
 from wsi_pipeline.models.ov_sam.plan import ov_sam_plan
@@ -35,14 +34,6 @@ from wsi_pipeline.workflow import RecogniseSettings
 
 SIZE = 256
 WORDS = VocabularySettings.model_validate({"classes": ["tumor", "stroma", "lymphocytes", "fat"]})
-
-
-def random_clip(name: str) -> OpenClip:
-    """A network of open_clip that nobody trained."""
-    import open_clip
-
-    network = open_clip.create_model(name, load_weights=False).eval()
-    return OpenClip(network, open_clip.get_tokenizer(name), f"random {name}")
 
 
 @contextmanager
@@ -66,7 +57,7 @@ def shifted(pairs: PairImages) -> Iterator[PairImages]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--clip", default="ViT-B-32", help="open_clip's name of the network that looks at crops")
+    arguments.add_argument("--clip", default=CROP_ENCODER, help="open_clip's name of the network that looks at crops")
     arguments.add_argument("--repeats", type=int, default=2, help="the best of so many times counts")
     options = arguments.parse_args()
     torch.set_num_threads(1)

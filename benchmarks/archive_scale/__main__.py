@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from benchmarks import archive_scale
 from benchmarks.archive_scale.driving import Driven, drive
 from benchmarks.archive_scale.nulls import Shape
 from benchmarks.archive_scale.page import render
-from benchmarks.pages import leave
+from benchmarks.pages import leave, page_parser
 
 SLIDES, TILES = 10_000, 5_000
 """The archive that is asked about."""
@@ -36,14 +34,11 @@ SLEEPERS, SLEEPING = 4, Shape(tiles=320, seconds=0.5)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=archive_scale.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = page_parser(archive_scale.__doc__)
     parser.add_argument("--slides", type=int, default=SLIDES, help="of the runs that are about slides")
     parser.add_argument("--whole", action="store_true", help=f"also run as many slides of {TILES} tiles: an hour")
-    parser.add_argument("--json", type=Path, help="all numbers; runs that it holds already are not repeated")
-    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
     given = parser.parse_args()
+    # an hour's runs are not repeated for the sake of the last one
     found: dict[str, Any] = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
     for name, run in runs(given.slides, whole=given.whole):
         if name not in found:

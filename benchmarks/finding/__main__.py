@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -11,13 +10,13 @@ from benchmarks import finding
 from benchmarks.finding.page import render
 from benchmarks.finding.study import Options, run
 from benchmarks.heads.subjects import parse_heads
-from benchmarks.pages import leave
+from benchmarks.pages import leave, page_parser, take_tiles
 from wsi_pipeline.errors import WsiPipelineError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=finding.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
+    parser = page_parser(finding.__doc__)
+    take_tiles(parser)
     parser.add_argument("--decoder", type=Path, required=True, help="domain decoder")
     parser.add_argument(
         "--head", action="append", default=[], metavar="NAME[=FILE]", help="a segmenter besides the bare backbone"
@@ -30,9 +29,6 @@ def main() -> None:
         help="a LoRA-SAM; the last one is what others are compared with",
     )
     parser.add_argument("--twin", type=Path, help="the same, trained with tiles held out, to choose thresholds with")
-    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
-    parser.add_argument("--json", type=Path, help="all numbers")
-    parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in")
     given = parser.parse_args()
     torch.set_num_threads(1)  # sums depend on how they are split
     try:

@@ -11,19 +11,16 @@ from benchmarks import heads
 from benchmarks.heads.page import render
 from benchmarks.heads.study import Options, run
 from benchmarks.heads.subjects import parse_heads
-from benchmarks.pages import leave
+from benchmarks.pages import leave, page_parser, take_tiles
 from wsi_pipeline.errors import WsiPipelineError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=heads.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
+    parser = page_parser(heads.__doc__)
+    take_tiles(parser)
     parser.add_argument(
         "--head", action="append", default=[], metavar="NAME[=FILE]", help="a model; without a file its default weights"
     )
-    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
-    parser.add_argument("--json", type=Path, help="all numbers")
-    parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in, for all heads and runs")
     parser.add_argument("--limit", type=int, help="most objects of each tile, for a quick look")
     given = parser.parse_args()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from benchmarks.learning_curve.annotators import TrueBoxes, redrawn
 from benchmarks.learning_curve.page import render
 from benchmarks.learning_curve.picture import picture
 from benchmarks.learning_curve.runs import BATCH, STEPS, VARIANTS, joined, measured, trained
-from benchmarks.pages import leave
+from benchmarks.pages import leave, page_parser, take_tiles
 from wsi_pipeline.training.data.samples import SampleSource
 from wsi_pipeline.training.data.tiles import open_tiles
 from wsi_pipeline.training.sources import TRAIN, VALIDATION
@@ -30,14 +29,9 @@ COUNTS, SEEDS, REDRAWN = (5, 10, 20), (0, 1, 2), 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=learning_curve.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
-    parser.add_argument("--json", type=Path, help="all numbers")
+    parser = page_parser(learning_curve.__doc__)
+    take_tiles(parser)
     parser.add_argument("--picture", type=Path, help="PNG")
-    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
-    parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in, for all runs")
     given = parser.parse_args()
     torch.set_num_threads(1)  # sums depend on how they are split
     with tempfile.TemporaryDirectory() as folder:

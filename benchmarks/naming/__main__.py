@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -11,16 +10,13 @@ import torch
 from benchmarks import naming
 from benchmarks.naming.page import render
 from benchmarks.naming.study import Options, run
-from benchmarks.pages import leave
+from benchmarks.pages import leave, page_parser, take_tiles
 from wsi_pipeline.errors import WsiPipelineError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=naming.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with manifest.csv; without it, drawn tiles alone")
-    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
-    parser.add_argument("--json", type=Path, help="all numbers")
-    parser.add_argument("--cache-embeddings", type=Path, help="folder to keep embeddings in")
+    parser = page_parser(naming.__doc__)
+    take_tiles(parser, without="drawn tiles alone")
     parser.add_argument("--variants", type=int, help="augmented versions of real tiles; else the recipe's")
     given = parser.parse_args()
     torch.set_num_threads(1)  # sums depend on how they are split

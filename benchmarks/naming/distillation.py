@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.ov_sam.adapter import Sam2ClipAdapter
@@ -17,7 +18,6 @@ from wsi_pipeline.models.sam import Sam, SamInput
 from wsi_pipeline.training.data.samples import Sample
 from wsi_pipeline.training.draws import seeded
 from wsi_pipeline.training.ov_sam_batches import regions_of
-from wsi_pipeline.training.ov_sam_loss import adapter_loss
 
 WIDTH, DEPTH, HEADS, RATE = 128, 2, 4, 2e-3
 GRID = 32
@@ -110,7 +110,7 @@ def _learn(adapter: nn.Module, lessons: Sequence[Stages], chosen: slice, steps: 
         lesson = lessons[number]
         # tensors made for inference cannot take part in a gradient, copies can
         *levels, wanted = (_quarter(one, row, column).clone() for one in (*lesson.levels[chosen], lesson.embedding))
-        loss = adapter_loss(adapter(levels), wanted)
+        loss = F.mse_loss(adapter(levels), wanted)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(adapter.parameters(), 5.0)

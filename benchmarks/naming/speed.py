@@ -57,9 +57,9 @@ def random_regions(size: int, seed: int = 0) -> Regions:
     return Regions(np.zeros(MASKS, np.int64), np.concatenate([corners, corners + sides], axis=1), masks)
 
 
-def random_clip() -> OpenClip:
-    """A CLIP that nobody trained: it takes as long as one that means something."""
+def random_clip(name: str = CROP_ENCODER) -> OpenClip:
+    """A CLIP of open_clip that nobody trained: it takes as long as one that means something."""
     import open_clip
 
-    network = open_clip.create_model(CROP_ENCODER, load_weights=False).eval()
-    return OpenClip(network, open_clip.get_tokenizer(CROP_ENCODER), f"random {CROP_ENCODER}")
+    network = open_clip.create_model(name, load_weights=False).eval()
+    return OpenClip(network, open_clip.get_tokenizer(name), f"random {name}")

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from benchmarks import wide
-from benchmarks.pages import leave
+from benchmarks.pages import leave, page_parser, take_tiles
 from benchmarks.wide.page import render
 from benchmarks.wide.study import Options, run
 from wsi_pipeline.errors import WsiPipelineError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=wide.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
+    parser = page_parser(wide.__doc__)
+    take_tiles(parser)
     parser.add_argument("--slide", action="append", default=[], type=Path, help="a slide to learn from besides tiles")
     parser.add_argument("--steps", type=int, default=80, help="of training")
     parser.add_argument("--lessons", type=int, default=60, help="fields that LiteMedSAM answers about")
     parser.add_argument("--limit", type=int, help="most objects of each validation tile, for a quick look")
     parser.add_argument("--weights", type=Path, help="where to leave the student's encoder")
-    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
-    parser.add_argument("--json", type=Path, help="all numbers")
-    parser.add_argument("--cache-embeddings", type=Path, help="folder to keep LiteMedSAM's embeddings in")
     given = parser.parse_args()
     if min(given.steps, given.lessons) < 1:
         parser.error("--steps and --lessons have to be 1 or more")

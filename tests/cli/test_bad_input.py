@@ -464,8 +464,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("mounting takes rights that are missing here; the test before this one does without")
     yield disk
-    # lazily: a worker of the tests' cluster, which lives on, may still hold a file that it could not finish
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_full_disk_fails_slides_and_a_larger_disk_finishes_them(

@@ -238,7 +238,7 @@ def test_examples_are_read_once_for_an_archive(example, cache) -> None:
     ]
     assert (first.asked, second.asked) == (2, 1)
     np.testing.assert_equal(found[0][0][0].boxes, found[1][0][0].boxes)
-    (kept,) = cache.iterdir()
+    (kept,) = cache.rglob("*.safetensors")
     kept.write_bytes(b"damaged")
     third = ColourFeatures()
     find(MatcherModel(settings_for(example), outlines, third, DarkSegmenter()), TARGET)

@@ -8,10 +8,11 @@ import torch
 
 from wsi_pipeline.models.matcher import match as matching
 from wsi_pipeline.models.matcher import prompts, score
-from wsi_pipeline.models.matcher.features import IMAGENET, TimmFeatures
+from wsi_pipeline.models.matcher.features import TimmFeatures
 from wsi_pipeline.models.matcher.match import Matches, correspondence, match, patches_of
 from wsi_pipeline.models.matcher.merge import Metrics, select, union
 from wsi_pipeline.models.matcher.settings import MatcherSettings
+from wsi_pipeline.models.preprocess import SAM_PIXELS
 
 CASES = ("plm1", "plm2", "plm3", "plm4")
 GRID, SIZE = 16, 224
@@ -119,7 +120,7 @@ def test_dinov2_tokens_before_the_last_norm(golden, weights) -> None:
     model = weights.fill_(timm.create_model("vit_small_patch14_dinov2", num_classes=0, dynamic_img_size=True))
     encoder = TimmFeatures(model, 37, signature="", device="cpu", dtype=torch.float32)
     image = weights.noise_image("matcher_dinov2_image", (1, 3, 518, 518))
-    tokens = encoder.tokens(IMAGENET.apply(image))[0].permute(1, 2, 0).numpy()
+    tokens = encoder.tokens(SAM_PIXELS.apply(image))[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(tokens[::4, ::4, ::16], stored["prenorm_sub"], atol=1e-4)
     np.testing.assert_allclose(tokens.mean(axis=(0, 1)), stored["prenorm_mean"], atol=1e-4)
     (level,) = encoder.levels(image[0].permute(1, 2, 0).byte().numpy()[None])

@@ -347,6 +347,11 @@ def test_a_refine_stage_is_checked_like_a_segment_stage() -> None:
         check_models(_workflow(segment="sam", refine={"model": "hq-sam", "backbone": "swin"}))
 
 
+def test_an_image_text_network_for_a_model_that_takes_none_is_refused() -> None:
+    with pytest.raises(WorkflowError, match=r"segment\.clip: wsi-sam takes no image-text network"):
+        check_models(_workflow(segment={"model": "wsi-sam", "clip": {"path": "clip.pt"}}))
+
+
 def test_the_high_quality_token_alone_needs_a_trained_branch() -> None:
     with pytest.raises(WorkflowError, match=r"segment\.hq_token_only: .* not trained"):
         check_models(_workflow(segment={"model": "hq-sam", "weights": "lite-medsam", "hq_token_only": True}))

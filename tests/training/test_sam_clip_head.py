@@ -21,13 +21,13 @@ from wsi_pipeline.models.sam import Variant
 from wsi_pipeline.models.sam_clip.facts import TABLE, ClipFacts
 from wsi_pipeline.models.sam_clip.network import MergedSam
 from wsi_pipeline.models.sam_clip.plan import sam_clip_plan
+from wsi_pipeline.models.tensor_store import TensorStore
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
-from wsi_pipeline.training.kept import Kept
 from wsi_pipeline.training.loop import Training
+from wsi_pipeline.training.recipe import SamClipRecipe
 from wsi_pipeline.training.sam_clip_head import BY_COSINES, SamClipHead, cosines
 from wsi_pipeline.training.sam_clip_lessons import boxes_of, tokens_of_views
 from wsi_pipeline.training.sam_clip_loss import meaning_loss, rehearsal_loss
-from wsi_pipeline.training.sam_clip_recipe import SamClipRecipe
 from wsi_pipeline.training.sam_clip_views import corners_of, crops_of, cut, sides_of
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.workflow import ModelSettings
@@ -142,7 +142,7 @@ def test_boxes_are_those_of_objects_or_anywhere() -> None:
 
 
 def test_what_is_kept_is_not_made_again(tmp_path: Path) -> None:
-    kept, made = Kept(tmp_path), []
+    kept, made = TensorStore(tmp_path), []
 
     def make() -> dict[str, Tensor]:
         made.append(1)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsi_pipeline.cluster.clock import keep_steady_time
 from wsi_pipeline.cluster.demand import Demand
 from wsi_pipeline.cluster.jobs import SYSTEMS
 from wsi_pipeline.errors import WsiPipelineError
@@ -46,6 +47,7 @@ def connect(
     """
     say, demand = say or _keep_quiet, demand or Demand()
     _check(cluster, dashboard)
+    keep_steady_time()
     opened: AbstractContextManager[Client]
     if cluster == LOCAL:
         from wsi_pipeline.cluster.local import local_workers

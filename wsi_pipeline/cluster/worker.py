@@ -76,5 +76,8 @@ def dask_setup(worker: object) -> None:
     Ctrl-C reaches every process of the terminal, but only the coordinator acts on it and then stops its workers.
     Warnings about a slide are logged by the coordinator, too; once is enough.
     """
+    from wsi_pipeline.cluster.clock import keep_steady_time
+
+    keep_steady_time()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger().addHandler(logging.NullHandler())

@@ -129,8 +129,8 @@ def unpack_color(packed: int) -> tuple[int, int, int]:
 
 def write_fragment(path: Path, table: pa.Table) -> None:
     """Write one part of the object table; equal tables give equal bytes."""
-    with beside(path) as partial:
-        pq.write_table(_checked(table), partial, compression="zstd", store_schema=False, write_page_checksum=True)
+    with _sink(path) as sink:
+        pq.write_table(_checked(table), sink, compression="zstd", store_schema=False, write_page_checksum=True)
 
 
 def read_fragments(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
@@ -210,8 +210,8 @@ def write_geoparquet(
     extent = _Extent()
     count = 0
     with (
-        beside(path) as partial,
-        pq.ParquetWriter(partial, object_schema(classes), compression="zstd", store_schema=False) as writer,
+        _sink(path) as sink,
+        pq.ParquetWriter(sink, object_schema(classes), compression="zstd", store_schema=False) as writer,
     ):
         for table in regrouped(batches):
             writer.write_table(_checked(table), row_group_size=ROWS_PER_GROUP)
@@ -219,6 +219,13 @@ def write_geoparquet(
             count += len(table)
         writer.add_key_value_metadata({"geo": json.dumps(extent.metadata()), "wsi_pipeline": json.dumps(_slide(info))})
     return count
+
+
+@contextmanager
+def _sink(path: Path) -> Iterator[pa.NativeFile]:
+    """Where to write a file; closed even if its writer cannot end it, as on a full disk."""
+    with beside(path) as partial, pa.OSFile(str(partial), "wb") as sink:
+        yield sink
 
 
 class _Extent:
@@ -268,7 +275,7 @@ def write_csv(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], classes:
     middle = [pa.field(name, pa.float64()) for name in ("centroid_x", "centroid_y")]
     schema = pa.schema([*kept, *middle, *(pa.field(PROBABILITY.format(name), pa.float32()) for name in classes)])
     count = 0
-    with beside(path) as partial, pa_csv.CSVWriter(partial, schema) as writer:
+    with _sink(path) as sink, pa_csv.CSVWriter(sink, schema) as writer:
         for table in regrouped(batches):
             center = shapely.centroid(shapely.from_wkb(table["geometry"].to_numpy()))
             places = [pa.array(np.round(axis(center), 2)) for axis in (shapely.get_x, shapely.get_y)]

@@ -10,21 +10,18 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from wsi_pipeline.files import beside
 from wsi_pipeline.models.backbones.tiny_vit import TinyViT, fuse_for_inference
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.preprocess import PixelScale, to_tensor
+from wsi_pipeline.models.tensor_store import TensorStore
 
 _BATCH = {"cpu": 1, "cuda": 8}
 """Patches encoded at once. On a CPU larger batches are slower, and an embedding then does not depend, to the last bit,
@@ -66,14 +63,14 @@ class PatchEncoder:
         self._batch = _BATCH.get(device.type, _BATCH["cuda"])
         threads = f"-{torch.get_num_threads()}" if device.type == "cpu" else ""  # sums depend on how they are split
         self._circumstances = f"{signature}-{str(dtype).removeprefix('torch.')}-{device.type}{threads}"
-        self._folder: Path | None = None
+        self._store: TensorStore | None = None
         self._last = threading.local()
         self.users = 0
         self.computed = self.recalled = 0
 
     def keep_in(self, folder: Path | None) -> None:
         """Keep embeddings on disk from now on, one file per patch, in a subfolder of this encoder's own; None stops."""
-        self._folder = None if folder is None else folder / self._circumstances
+        self._store = None if folder is None else TensorStore(folder / self._circumstances, self.device)
 
     @torch.inference_mode()
     def encode(self, *stacks: np.ndarray) -> tuple[EncoderOutput, ...]:
@@ -87,10 +84,10 @@ class PatchEncoder:
                 raise ValueError(
                     f"patches of shape {images.shape[1:]} for a model that takes {(self.size, self.size, 3)}"
                 )
-        if self._folder is None and self.users < 2:  # nobody will ask again
+        if self._store is None and self.users < 2:  # nobody will ask again
             self.computed += sum(map(len, stacks))
             return tuple(_joined(self._compute(images)) for images in stacks)
-        keys = [[_digest(patch) for patch in images] for images in stacks]
+        keys = [[pixel_digest(patch) for patch in images] for images in stacks]
         known = self._find({key for one in keys for key in one})
         missing = {
             key: patch
@@ -129,27 +126,13 @@ class PatchEncoder:
         return known
 
     def _read(self, key: str) -> EncoderOutput | None:
-        if self._folder is None:
-            return None
-        try:
-            stored = load_file(self._file(key), device=str(self.device))
-            return EncoderOutput(**stored)
-        except (OSError, SafetensorError, TypeError):  # absent, or not what was written: it is made again
-            return None
+        stored = None if self._store is None else self._store.read(key)
+        # a file of something else is as good as none
+        return EncoderOutput(**stored) if stored is not None and stored.keys() == set(EncoderOutput._fields) else None
 
     def _write(self, key: str, output: EncoderOutput) -> None:
-        if self._folder is None:
-            return
-        path = self._file(key)
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with beside(path) as partial:
-            # not save_file, whose error of a full disk is no OSError
-            partial.write_bytes(save({name: tensor.contiguous() for name, tensor in output._asdict().items()}))
-
-    def _file(self, key: str) -> Path:
-        assert self._folder is not None
-        return self._folder / key[:2] / f"{key}.safetensors"
+        if self._store is not None:
+            self._store.write(key, output._asdict())
 
 
 _shared: WeakValueDictionary[tuple[str, str, torch.dtype], PatchEncoder] = WeakValueDictionary()
@@ -182,7 +165,8 @@ def weights_signature(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _digest(patch: np.ndarray) -> str:
+def pixel_digest(patch: np.ndarray) -> str:
+    """Hex digest of an image's pixels: what a patch is known by."""
     return hashlib.blake2b(np.ascontiguousarray(patch).data, digest_size=16).hexdigest()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.head_prompts import ALL_PROMPTS
@@ -68,6 +68,7 @@ class ModelSpec:
         class_names: classes that a model which finds objects by itself, or a recogniser whose section names none, tells
             apart; none where it does not name them.
         context_factor: how much farther the low patches see that it was trained on; None where any will do.
+        clip: what ``clip`` of its section, an image-text network, is to it; None where it takes none.
         learns_slide: whether it wants to look at a whole slide first, see ``roles.SlideAware``.
         status: one line on how far it can be trusted.
     """
@@ -82,6 +83,7 @@ class ModelSpec:
     inputs: Callable[[ModelSettings], list[dict[str, str]]] = field(default=lambda settings: [])
     class_names: Callable[[ModelSettings], tuple[str, ...]] = field(default=lambda settings: ())
     context_factor: Callable[[ModelSettings], float | None] = field(default=lambda settings: None)
+    clip: Literal["encoder", "words"] | None = None
     learns_slide: Callable[[ModelSettings], bool] = field(default=lambda settings: False)
     status: str = ""
 
@@ -145,7 +147,7 @@ def _finder(
     )
 
 
-def _namer(name: str, description: str, **facts: Any) -> ModelSpec:
+def _segmenter_and_recogniser(name: str, description: str, **facts: Any) -> ModelSpec:
     """A model that segments, and names what it or others drew; ``facts`` are fields of ``ModelSpec``."""
 
     def build(settings: ModelSettings, *, device: str, dtype: str) -> Segmenter | Recogniser:
@@ -231,19 +233,21 @@ _BUILT_IN = {
         lambda path: domain_facts(path).context_factor,
     ),
     "matcher": _matcher(),
-    "ov-sam": _namer(
+    "ov-sam": _segmenter_and_recogniser(
         "ov-sam",
         "names objects in the words of a list, from what the encoder saw of them",
         weight_files=ov_sam.weight_files,
         class_names=ov_sam.class_names,
         context_factor=ov_sam.context_factor,
+        clip="encoder",
         status="to be trained, or an image-text network of yours",
     ),
-    "sam-clip": _namer(
+    "sam-clip": _segmenter_and_recogniser(
         "sam-clip",
         "one encoder that segments and understands words",
         weight_files=lambda settings: sam_clip.sam_clip_plan(settings, section=section_of(settings)).files,
         class_names=sam_clip.class_names,
+        clip="words",
         status="to be trained",
     ),
 }
@@ -345,7 +349,7 @@ def class_names(settings: ModelSettings) -> tuple[str, ...]:
 
 def backbone_of(spec: ModelSpec, settings: ModelSettings) -> str | None:
     """The backbone a section runs on; read from the weight files where they decide."""
-    if not spec.backbones or settings.clip is not None:
+    if not spec.backbones or (settings.clip is not None and spec.clip == "encoder"):
         return None
     if settings.backbone is not None:
         if settings.backbone not in BACKBONES:

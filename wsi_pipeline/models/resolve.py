@@ -165,7 +165,7 @@ def lora_sam_plan(settings: ModelSettings, *, section: str = "segment") -> Weigh
         WorkflowError: two files of weights, none where none ships, or an unknown backbone.
         WeightsError: a file is missing or of another kind, or was trained on another backbone.
     """
-    return finder_plan("lora-sam", settings, section, lambda path: lora_sam_facts(path).backbone)
+    return trained_plan("lora-sam", settings, section, lambda path: lora_sam_facts(path).backbone)
 
 
 def lora_sam_facts(path: Path) -> Facts:
@@ -191,7 +191,7 @@ def domain_plan(weights: str) -> WeightPlan:
 
 def domain_segment_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
     """The files behind ``model: domain-decoder``; raises as ``lora_sam_plan``."""
-    return finder_plan("domain-decoder", settings, section, lambda path: domain_facts(path).backbone)
+    return trained_plan("domain-decoder", settings, section, lambda path: domain_facts(path).backbone)
 
 
 def domain_facts(path: Path) -> DecoderFacts:
@@ -296,7 +296,7 @@ def _two_decoders(weights: str, weights_low: str, named: Backbone | None, sectio
     return WeightPlan(backbone, {"sam": locate(backbone.weights), "high": high, "low": low})
 
 
-def finder_plan(system: str, settings: ModelSettings, section: str, trained_on: Callable[[Path], str]) -> WeightPlan:
+def trained_plan(system: str, settings: ModelSettings, section: str, trained_on: Callable[[Path], str]) -> WeightPlan:
     """The files of a system that is nothing without weights, which name the backbone they were trained on."""
     if settings.weights_low is not None:
         raise WorkflowError(f"model {system} is one file", where=f"{section}.weights_low", fix="Remove the key")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.registry import (
+    ModelSpec,
     available_models,
     backbone_of,
     class_names,
@@ -27,7 +28,11 @@ from wsi_pipeline.workflow import (
     TextPrompts,
     TissueBoxPrompts,
     Workflow,
+    model_sections,
 )
+
+_ROLES = {"segment": ("Segmenter", "InstanceSegmenter"), "refine": ("Refiner",), "recognise": ("Recogniser",)}
+"""One of these a model has to play in a section."""
 
 
 def check_models(workflow: Workflow) -> list[str]:
@@ -40,10 +45,9 @@ def check_models(workflow: Workflow) -> list[str]:
         WorkflowError: naming the section, the model and what to change.
         WeightsError: a weight file is missing or of another kind.
     """
-    stages = [settings for settings in (workflow.segment, workflow.refine) if settings is not None]
-    warnings = [warning for settings in stages for warning in _check_model(settings)]
-    if workflow.recognise is not None:
-        _check_recogniser(workflow.recognise)
+    warnings = [
+        line for section, settings in model_sections(workflow).items() for line in _check_model(section, settings)
+    ]
     if workflow.segment is not None and workflow.prompts is not None:
         check_prompts(workflow.segment, workflow.prompts)
     prompter_class_names(workflow.prompts)  # an example that is none shows now
@@ -68,15 +72,18 @@ def _check_context(trained_on: float | None, context_factor: float) -> None:
         )
 
 
-def _check_model(settings: ModelSettings) -> list[str]:
-    section, spec = section_of(settings), find_model(settings.model, section=section_of(settings))
-    roles = ("Refiner",) if section == "refine" else ("Segmenter", "InstanceSegmenter")
+def _check_model(section: str, settings: ModelSettings) -> list[str]:
+    spec = find_model(settings.model, section=section)
+    roles = _ROLES[section]
     if not set(roles) & set(spec.roles):
         said = f"{spec.name} is no {roles[0]}"
         raise WorkflowError(said, where=f"{section}.model", fix="See `wsi-pipeline models list`")
-    if "InstanceSegmenter" in spec.roles:
+    if settings.clip is not None and spec.clip is None:
+        fix = "Remove the key, or use ov-sam or sam-clip"
+        raise WorkflowError(f"{spec.name} takes no image-text network", where=f"{section}.clip", fix=fix)
+    if isinstance(settings, RecogniseSettings) or "InstanceSegmenter" in spec.roles:
         spec.weight_files(settings)  # a missing or foreign file shows now, and an example that is none
-        spec.class_names(settings)
+        _check_classes(spec, settings)
     backbone = backbone_of(spec, settings)
     if spec.name == "hq-sam" and settings.hq_token_only and set(spec.weight_files(settings)) == {"sam"}:
         raise WorkflowError(
@@ -89,14 +96,9 @@ def _check_model(settings: ModelSettings) -> list[str]:
     return []
 
 
-def _check_recogniser(settings: RecogniseSettings) -> None:
-    """Refuse a model that names nothing, and one that has nothing to choose among."""
-    spec = find_model(settings.model, section="recognise")
-    if "Recogniser" not in spec.roles:
-        said = f"{spec.name} is no Recogniser"
-        raise WorkflowError(said, where="recognise.model", fix="See `wsi-pipeline models list`")
-    spec.weight_files(settings)  # a missing or foreign file shows now
-    if not class_names(settings):
+def _check_classes(spec: ModelSpec, settings: ModelSettings) -> None:
+    """Refuse a recogniser that has nothing to choose among."""
+    if not class_names(settings) and isinstance(settings, RecogniseSettings):
         raise WorkflowError(
             f"names no classes, and {spec.name} brings none",
             where="recognise.classes",

@@ -96,13 +96,12 @@ class SharedModel:
             clock.recalled += after[1] - before[1]
 
 
-_fitting: dict[tuple[ModelSettings | None, ...], Fitting] = {}
+_fitting: dict[tuple[ModelSettings, ...], Fitting] = {}
 
 
 def known_of(job: SlideJob) -> Fitting:
     """What this process knows about how many patch pairs of a job's models fit in memory at once."""
-    workflow = job.workflow
-    known = _fitting.setdefault((workflow.segment, workflow.refine, workflow.recognise), Fitting())
+    known = _fitting.setdefault(tuple(model_sections(job.workflow).values()), Fitting())
     if job.fits is not None:
         known.most = min(job.fits, known.most or job.fits)
     return known

@@ -15,11 +15,11 @@ from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.segment.decoding import decode_in_calls, select
 from wsi_pipeline.segment.found import FoundObject, collect
 from wsi_pipeline.segment.memory import in_halves
-from wsi_pipeline.segment.naming import recognise_verdicts
 from wsi_pipeline.segment.objects import KEPT_COARSE, ObjectBatch
 from wsi_pipeline.segment.placement import Box, PairKey, Placement
 from wsi_pipeline.segment.questions import Question, batch, pose
 from wsi_pipeline.segment.recognise import ANY_SIZE, RecogniseStage
+from wsi_pipeline.segment.recognise_prompted import recognise_verdicts
 from wsi_pipeline.segment.redraw import Placed, own_outline, redraw_answers, redraw_outlines
 from wsi_pipeline.segment.refine import RefineStage, encode_again
 from wsi_pipeline.segment.verdicts import Asked, Drawn, Judgement, Verdict, judge, settled

@@ -37,6 +37,11 @@ class Tile:
     core: tuple[int, int, int, int]
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """At most so many of the numbers 0 to ``count`` - 1, ascending, at equal distances from end to end."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """Tiles of ``size`` px with at least ``overlap`` px shared between neighbours, over ``grid``.
@@ -120,8 +125,7 @@ class TilePlan:
     def spread(self, most: int) -> list[Tile]:
         """Some of the kept tiles, at equal distances in their order row by row; all of them where they are few."""
         places = np.argwhere(self.keep)
-        chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
-        return [self.tile(int(row), int(col)) for row, col in places[chosen]]
+        return [self.tile(int(row), int(col)) for row, col in places[spread(len(places), most)]]
 
     def __len__(self) -> int:
         """How many tiles are kept."""

@@ -27,8 +27,7 @@ from wsi_pipeline.training.losses import pa_loss, wsi_loss
 from wsi_pipeline.training.ov_sam_head import OvSamHead
 from wsi_pipeline.training.prompted_batches import PromptedBatch
 from wsi_pipeline.training.prompted_head import PromptedHead
-from wsi_pipeline.training.recipe import HqRecipe, LoraRecipe, PaRecipe, WsiRecipe
-from wsi_pipeline.training.sam_clip_recipe import SamClipRecipe
+from wsi_pipeline.training.recipe import HqRecipe, LoraRecipe, PaRecipe, SamClipRecipe, WsiRecipe
 
 
 class _Branch(NamedTuple):

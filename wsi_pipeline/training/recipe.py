@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.lora_sam.settings import LoraSamParts
 from wsi_pipeline.models.resolve import BACKBONES
+from wsi_pipeline.models.sam_clip.facts import HeadShape
 from wsi_pipeline.settings import Section, describe, read_settings, set_key
-from wsi_pipeline.vocabulary import VocabularySettings
+from wsi_pipeline.vocabulary import TEMPLATES, Classes, VocabularySettings
 from wsi_pipeline.workflow import ModelSettings
 
 
@@ -244,6 +245,49 @@ class OvSamRecipe(FrozenRecipe):
             raise TrainingError(f"{', '.join(other)} is no class", where="synonyms", fix=fix)
 
 
+class SamClipRecipe(FrozenRecipe):
+    """SAM-CLIP's.
+
+    ``probe`` trains the head on the frozen encoder; ``merge`` all but the prompt encoder, with rehearsal of what SAM
+    answers; ``resolution`` the head once more, with views of other sizes.
+    """
+
+    files = (*FrozenRecipe.files, "teacher")
+
+    stage: Literal["probe", "merge", "resolution"] = Field("probe", description="what of the published schedule it is")
+    teacher: str | None = Field(None, description="folder or checkpoint of an image-text network to learn from")
+    teacher_model: str | None = Field(None, description="open_clip's name of the architecture, for a checkpoint")
+    words: Classes = Field(
+        (), description="classes, with words for them, whose vectors are kept in the file; none: the teacher is needed"
+    )
+    templates: tuple[str, ...] = Field(TEMPLATES, min_length=1, description="sentences that a word {} is put into")
+    shape: HeadShape = Field(HeadShape(), description="size of the head")
+    views: tuple[float, ...] = Field(
+        (1.0, 0.5, 0.25), min_length=1, description="squares that teacher and head are shown, shares of a patch's side"
+    )
+    objects: int = Field(8, ge=1, description="masks of a patch that are rehearsed")
+    min_object: int = Field(16, ge=1, description="px of the patch; smaller objects are left out")
+    rehearsal: float = Field(10.0, ge=0, description="weight of what SAM answers in stage merge; 0: it may forget")
+    encoder_rate: float = Field(0.1, gt=0, le=1, description="rate of encoder and decoder as a share of the head's")
+
+    @property
+    def merging(self) -> bool:
+        """Whether the encoder is trained."""
+        return self.stage == "merge"
+
+    def used_with(self, weights: str) -> dict[str, Any]:
+        classes = {one.name: list(one.synonyms) for one in self.words}
+        return {"recognise": {"model": self.system, "backbone": self.backbone, "weights": weights, "classes": classes}}
+
+    def check(self) -> None:
+        super().check()
+        if not all(0 < side <= 1 for side in self.views):
+            raise TrainingError("a view is a share of a patch's side", where="views", fix="Use shares of at most 1")
+        if self.stage != "probe" and self.weights is None:
+            fix = "Set it to what the stage before wrote"
+            raise TrainingError(f"stage {self.stage} goes on from trained weights", where="weights", fix=fix)
+
+
 RECIPES: dict[str, type[Recipe]] = {
     "hq-sam": HqRecipe,
     "pa-sam": PaRecipe,
@@ -251,8 +295,9 @@ RECIPES: dict[str, type[Recipe]] = {
     "domain-decoder": DomainRecipe,
     "lora-sam": LoraRecipe,
     "ov-sam": OvSamRecipe,
+    "sam-clip": SamClipRecipe,
 }
-SYSTEMS = (*RECIPES, "sam-clip")
+SYSTEMS = tuple(RECIPES)
 
 
 def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -275,20 +320,11 @@ def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any]
     if data["system"] != system:
         raise TrainingError(f"is a recipe for {data['system']}", where=path, fix=f"Train {data['system']}")
     try:
-        recipe = _kind_of(system).model_validate(data)
+        recipe = RECIPES[system].model_validate(data)
     except ValidationError as error:
         raise TrainingError(describe(error), where=path or system, fix="Correct the recipe") from None
     recipe.check()
     return recipe
-
-
-def _kind_of(system: str) -> type[Recipe]:
-    if system in RECIPES:
-        return RECIPES[system]
-    # it stands on this module
-    from wsi_pipeline.training.sam_clip_recipe import SamClipRecipe
-
-    return SamClipRecipe
 
 
 def _read(path: Path) -> dict[str, Any]:

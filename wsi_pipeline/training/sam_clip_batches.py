@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from wsi_pipeline.models.preprocess import to_tensor
+from wsi_pipeline.models.tensor_store import Tensors
 from wsi_pipeline.training.epochs import Patches
-from wsi_pipeline.training.kept import Tensors
 from wsi_pipeline.training.recipe import FrozenRecipe
 from wsi_pipeline.training.sam_clip_lessons import Lessons
 from wsi_pipeline.training.sources import Joined

@@ -25,10 +25,10 @@ from wsi_pipeline.models.text import class_vectors
 from wsi_pipeline.training.draws import seeded
 from wsi_pipeline.training.head import Head
 from wsi_pipeline.training.judging import Judgement
+from wsi_pipeline.training.recipe import SamClipRecipe
 from wsi_pipeline.training.sam_clip_batches import ClipBatch, ClipBatches
 from wsi_pipeline.training.sam_clip_lessons import Lessons, drawn, tokens_of_views
 from wsi_pipeline.training.sam_clip_loss import meaning_loss, rehearsal_loss
-from wsi_pipeline.training.sam_clip_recipe import SamClipRecipe
 from wsi_pipeline.training.sources import TRAIN, Joined
 from wsi_pipeline.vocabulary import VocabularySettings
 from wsi_pipeline.workflow import ModelSettings

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wsi_pipeline.models.backbones.vit import PATCH, ViTEncoder
 from wsi_pipeline.models.coarse_prompts import bounding_boxes
-from wsi_pipeline.models.encoding import shared_encoder, weights_signature
+from wsi_pipeline.models.encoding import pixel_digest, shared_encoder, weights_signature
 from wsi_pipeline.models.image_text import ImageTextEncoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.preprocess import to_tensor
@@ -23,10 +23,10 @@ from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
 from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.sam_clip.network import MergedSam
 from wsi_pipeline.models.sam_clip.sight import GRID, seeing, tokens_of
+from wsi_pipeline.models.tensor_store import Tensors, TensorStore
 from wsi_pipeline.training.batches import objects_of
 from wsi_pipeline.training.data.samples import Picture
-from wsi_pipeline.training.kept import Kept, Tensors
-from wsi_pipeline.training.sam_clip_recipe import SamClipRecipe
+from wsi_pipeline.training.recipe import SamClipRecipe
 from wsi_pipeline.training.sam_clip_views import corners_of, crops_of, cut, sides_of
 
 _RANDOM_SIDES = (0.1, 0.5)
@@ -69,7 +69,7 @@ class Lessons:
         frozen = "" if recipe.merging else weights_signature(network.image_encoder)
         asked = recipe.objects, recipe.min_object
         told = repr((teacher.name, self.sides, frozen or asked, weights_signature(original.image_encoder)))
-        self._kept = Kept(folder / f"sam-clip-{_digest(told.encode())[:16]}")
+        self._kept = TensorStore(folder / f"sam-clip-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}")
 
     def of(self, picture: Picture) -> Tensors:
         """The lesson of a patch (S, S, 3).
@@ -79,7 +79,7 @@ class Lessons:
             tokens (s, s, C) of each view, ``0`` …; in the others ``boxes`` (P, 4), and SAM's ``answers`` (P, 256, 256)
             float16 logits to them.
         """
-        digest = _digest(np.ascontiguousarray(picture.image).tobytes())
+        digest = pixel_digest(picture.image)
         return self._kept.get(digest, lambda: self._made(picture, digest))
 
     @torch.no_grad()
@@ -159,7 +159,3 @@ def boxes_of(picture: Picture, count: int, smallest: int, random: np.random.Gene
     extent = random.uniform(*_RANDOM_SIDES, (count, 2)) * side
     corner = random.random((count, 2)) * (side - extent)
     return np.concatenate([corner, corner + extent], axis=1).astype(np.float32)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -17,7 +17,7 @@ from wsi_pipeline.errors import WeightsError, WorkflowError
 from wsi_pipeline.models.checkpoints import load_into, read_state_dict
 from wsi_pipeline.models.encoding import PatchEncoder, shared_encoder, weights_signature
 from wsi_pipeline.models.placing import placed
-from wsi_pipeline.models.preprocess import PixelScale, to_tensor
+from wsi_pipeline.models.preprocess import SAM_PIXELS, to_tensor
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 DINOV2 = {f"dinov2-{size[0]}": f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large")}
 """Short names for those of timm."""
-IMAGENET = PixelScale(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-"""What DINOv2 was trained with, and so were the ViTs of pathology that follow it."""
 _PREFIX = re.compile(r"^(?:teacher\.)?(?:module\.)?(?:backbone\.)?")
 _HEADS = ("dino_head.", "ibot_head.", "head.", "fc_norm.")
 """Parts that checkpoints hold and features do not need."""
@@ -119,7 +117,8 @@ class TimmFeatures:
 
     def levels(self, images: np.ndarray) -> list[np.ndarray]:
         # one at a time: an image's features do not depend on what else is in the batch
-        maps = [self.tokens(IMAGENET.apply(_scaled(one[None], self._side, self._device))) for one in images]
+        # ImageNet's mean and deviation, which SAM's are, too
+        maps = [self.tokens(SAM_PIXELS.apply(_scaled(one[None], self._side, self._device))) for one in images]
         return [np.concatenate([_rows(one) for one in maps])]
 
     @torch.inference_mode()

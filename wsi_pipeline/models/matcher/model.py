@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from wsi_pipeline.models.encoding import PatchEncoder
+from wsi_pipeline.models.encoding import PatchEncoder, pixel_digest
 from wsi_pipeline.models.matcher.examples import Outline, classes_of
 from wsi_pipeline.models.matcher.features import FeatureEncoder, mean_of, unit
 from wsi_pipeline.models.matcher.proposals import Drawn, Proposer
@@ -124,7 +123,7 @@ class MatcherModel:
     def _drawn(self, embedding: object, number: int, sights: dict[int, Sight], image: np.ndarray) -> list[Instances]:
         assert self._proposer is not None
         found = []
-        seed = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+        seed = bytes.fromhex(pixel_digest(image))
         for class_number, sight in sights.items():
             drawn = self._proposer.draw(embedding, number, sight, np.random.default_rng([*seed, class_number]))
             if len(drawn):

@@ -13,24 +13,23 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import shapely
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+import torch
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.errors import OutputError, PromptError
-from wsi_pipeline.files import beside
 from wsi_pipeline.geometry import Affine2D, Region
 from wsi_pipeline.models.matcher.examples import Outline, classes_of
 from wsi_pipeline.models.matcher.features import FeatureEncoder, mean_of, unit
 from wsi_pipeline.models.matcher.presence import calibrate
 from wsi_pipeline.models.matcher.settings import MatcherSettings
+from wsi_pipeline.models.tensor_store import TensorStore
 from wsi_pipeline.models.weights import cache_folder
 from wsi_pipeline.rasterise import coverage
 from wsi_pipeline.slides.slide import Slide
+from wsi_pipeline.tiling.plan import TilePlan, spread
 from wsi_pipeline.tissue.detect import find_tissue
 from wsi_pipeline.workflow import TissueSettings
 
@@ -127,11 +126,13 @@ def load_references(
     """
     for slide in {one.slide.info.path: one.slide for one in outlines}.values():
         _warn_if_coarse(slide, mpp)
-    path = cache_folder() / "references" / f"{_digest(outlines, features, settings, size, mpp)}.safetensors"
-    found = _read(path)
-    if found is None:
-        found = make_references(outlines, features, settings, size=size, mpp=mpp)
-        _write(path, found)
+    store, key = TensorStore(cache_folder() / "references"), _digest(outlines, features, settings, size, mpp)
+    kept = store.read(key)
+    if kept is not None and kept.keys() == {one.name for one in fields(ReferenceSet)}:
+        return ReferenceSet(**{name: tensor.numpy() for name, tensor in kept.items()})
+    found = make_references(outlines, features, settings, size=size, mpp=mpp)
+    with suppress(OutputError):  # a cache that cannot be written only costs time
+        store.write(key, {one.name: torch.from_numpy(getattr(found, one.name)) for one in fields(found)})
     return found
 
 
@@ -189,7 +190,7 @@ def _crops_of_one(outline: Outline, size: int, mpp: float) -> list[Crop]:
         for x in _starts(x0, x1, size * sx, info.width)
         if outline.geometry.intersects(shapely.box(x, y, x + size * sx, y + size * sy))
     ]
-    chosen = _spread(len(corners), MOST_CROPS)
+    chosen = spread(len(corners), MOST_CROPS)
     return [Crop(outline.slide, Affine2D(sx, sy, *corners[number]), size) for number in chosen]
 
 
@@ -233,22 +234,13 @@ def spread_patches(slide: Slide, size: int, mpp: float, count: int = SAMPLES) ->
 
     Args:
         slide: the slide.
-        size, mpp: of the patches.
+        size, mpp: of the patches, about.
         count: most of them.
     """
-    info, bounds = slide.info, slide.info.bounds
-    sx, sy = mpp / info.resolution.x, mpp / info.resolution.y
-    places = np.array(
-        [
-            (x, y)
-            for y in _starts(bounds.y, bounds.y + bounds.height, size * sy, info.height)
-            for x in _starts(bounds.x, bounds.x + bounds.width, size * sx, info.width)
-        ]
-    )
-    tissue = find_tissue(slide, TissueSettings(artefacts=False))
-    places = places[tissue.shares(np.hstack([places, places + np.array([size * sx, size * sy])])) >= _MOSTLY]
-    chosen = places[_spread(len(places), count)]
-    images = [slide.read_grid(Affine2D(sx, sy, x, y), (size, size)) for x, y in chosen]
+    grid = slide.working_grid(mpp)
+    keep = find_tissue(slide, TissueSettings(artefacts=False)).keep_tiles(grid, size, 0, _MOSTLY)
+    tiles = TilePlan(grid, size, 0, keep, block=1).spread(count)
+    images = [slide.read_grid(grid.to_level0.shifted(tile.x, tile.y), (size, size)) for tile in tiles]
     return np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8)
 
 
@@ -278,11 +270,6 @@ def _mean(
         if len(patches):
             return mean_of(features.levels(patches)).mean(axis=0)
     return mean_of(levels)
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """At most so many of ``count`` numbers, at equal distances."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def _thinned(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -331,20 +318,3 @@ def _digest(
     for outline in outlines:
         digest.update(shapely.to_wkb(outline.geometry))
     return digest.hexdigest()
-
-
-def _read(path: Path) -> ReferenceSet | None:
-    try:
-        return ReferenceSet(**load_file(path))
-    except (OSError, SafetensorError, TypeError):  # absent, or not what was written: it is made again
-        return None
-
-
-def _write(path: Path, found: ReferenceSet) -> None:
-    # a cache that cannot be written only costs time
-    with suppress(OSError, OutputError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside(path) as partial:
-            partial.write_bytes(
-                save({name: np.ascontiguousarray(getattr(found, name)) for name in (one.name for one in fields(found))})
-            )

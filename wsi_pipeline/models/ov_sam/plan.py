@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import WorkflowError
-from wsi_pipeline.models.resolve import WeightPlan, finder_plan
+from wsi_pipeline.models.resolve import WeightPlan, trained_plan
 from wsi_pipeline.models.weights import locate
 from wsi_pipeline.workflow import ModelSettings, RecogniseSettings
 
@@ -24,7 +24,7 @@ def ov_sam_plan(settings: ModelSettings, *, section: str = "recognise") -> Weigh
         WorkflowError: two files of weights, none where none ships, or an unknown backbone.
         WeightsError: a file is missing or of another kind, or was trained on another backbone.
     """
-    return finder_plan(KIND, settings, section, lambda path: region_facts(path).backbone)
+    return trained_plan(KIND, settings, section, lambda path: region_facts(path).backbone)
 
 
 def region_facts(path: Path) -> RegionFacts:

@@ -6,7 +6,6 @@ that segments and one that recognises look at a patch once.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsi_pipeline.models.encoding import pixel_digest
 from wsi_pipeline.models.image_text.openclip import OpenClip
 from wsi_pipeline.models.preprocess import SAM_PIXELS, to_tensor
 
@@ -43,8 +43,8 @@ class StageEncoder:
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> list[Stages]:
         """The maps of (B, S, S, 3) uint8 RGB patches."""
-        keys = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images]
-        last: dict[bytes, Stages] = getattr(self._last, "stages", {})
+        keys = [pixel_digest(image) for image in images]
+        last: dict[str, Stages] = getattr(self._last, "stages", {})
         known = {key: last[key] for key in keys if key in last}
         self.recalled += len(known)
         for key, image in zip(keys, images, strict=True):

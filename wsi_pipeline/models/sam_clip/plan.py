@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsi_pipeline.errors import WeightsError, WorkflowError
+from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.ov_sam.settings import ClipSettings
-from wsi_pipeline.models.resolve import BACKBONES, DEFAULT_BACKBONE, WeightPlan
+from wsi_pipeline.models.resolve import WeightPlan, trained_plan
 from wsi_pipeline.models.sam_clip.facts import KIND, MINILM, ClipFacts
-from wsi_pipeline.models.weights import locate, shipped_head
 from wsi_pipeline.vocabulary import VocabularySettings
 from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, TextPrompts
 
@@ -22,14 +21,16 @@ def sam_clip_plan(settings: ModelSettings, *, section: str = "segment") -> Weigh
         WorkflowError: a second decoder, an unknown backbone, no weights where none ship, or nobody reads the words.
         WeightsError: a file is missing or of another kind, or was trained on another backbone.
     """
-    if settings.weights_low is not None:
-        raise WorkflowError(f"model {KIND} is one file", where=f"{section}.weights_low", fix="Remove the key")
-    return _plan(settings, section)
+    plan = trained_plan(KIND, settings, section, lambda path: ClipFacts.read(path).backbone)
+    path = plan.files[KIND]
+    files = {KIND: path} if _holds_sam(path) else dict(plan.files)
+    return WeightPlan(plan.backbone, files | _text_files(ClipFacts.read(path).text, settings.clip))
 
 
 def text_prompts_plan(prompts: TextPrompts) -> WeightPlan:
     """The files behind ``source: text``; raises as ``sam_clip_plan``."""
-    return _plan(prompts, "prompts")
+    settings = ModelSettings(model=KIND, backbone=prompts.backbone, weights=prompts.weights, clip=prompts.clip)
+    return sam_clip_plan(settings, section="prompts")
 
 
 def vocabulary_of(settings: RecogniseSettings) -> VocabularySettings:
@@ -51,31 +52,6 @@ def vocabulary_of(settings: RecogniseSettings) -> VocabularySettings:
 def class_names(settings: ModelSettings) -> tuple[str, ...]:
     """The names of ``vocabulary_of``; none of another section, and the same errors."""
     return vocabulary_of(settings).names if isinstance(settings, RecogniseSettings) else ()
-
-
-def _plan(settings: ModelSettings | TextPrompts, section: str) -> WeightPlan:
-    backbone = settings.backbone
-    if backbone not in (None, *BACKBONES):
-        fix = f"Use one of {', '.join(BACKBONES)}"
-        raise WorkflowError(f"no such backbone: {backbone}", where=f"{section}.backbone", fix=fix)
-    path = locate(settings.weights or _shipped(backbone or DEFAULT_BACKBONE, section))
-    facts = ClipFacts.read(path)
-    if facts.backbone not in BACKBONES:
-        said = f"was trained on the backbone {facts.backbone} that is not known here"
-        raise WeightsError(said, where=path, fix="Train it again")
-    if backbone not in (None, facts.backbone):
-        raise WeightsError(f"was trained on {facts.backbone}", where=path, fix=f"Set {section}.backbone to it")
-    found = BACKBONES[facts.backbone]
-    files = {KIND: path} if _holds_sam(path) else {"sam": locate(found.weights), KIND: path}
-    return WeightPlan(found, files | _text_files(facts.text, settings.clip))
-
-
-def _shipped(backbone: str, section: str) -> str:
-    entry = shipped_head(KIND, BACKBONES[backbone].variant)
-    if entry is None:
-        fix = f"Set it to the file that `wsi-pipeline train {KIND}` wrote"
-        raise WorkflowError(f"no {KIND} ships for {backbone}", where=f"{section}.weights", fix=fix)
-    return entry.name
 
 
 def _holds_sam(path: Path) -> bool:

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.merged.measuring import balanced_accuracy, mean_iou, painted
-from benchmarks.merged.page import render
-from benchmarks.merged.study import FORGETFUL, MEAN, MERGED, PROBE, passed
-from benchmarks.merged.subjects import PATCH, Quarters, Scenes, class_map, drawn_scenes, shares
-from benchmarks.merged.teacher import Teacher, taught
+from benchmarks.sam_clip.measuring import balanced_accuracy, mean_iou, painted
+from benchmarks.sam_clip.page import render
+from benchmarks.sam_clip.study import FORGETFUL, MEAN, MERGED, PROBE, passed
+from benchmarks.sam_clip.subjects import PATCH, Quarters, Scenes, class_map, drawn_scenes, shares
+from benchmarks.sam_clip.teacher import Teacher, taught
 from wsi_pipeline.models.image_text import ImageTextEncoder
 from wsi_pipeline.models.sam_clip.prompts import Pieces
 

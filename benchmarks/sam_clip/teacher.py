@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.merged.subjects import Subject, class_map, shares
+from benchmarks.sam_clip.subjects import Subject, class_map, shares
 from wsi_pipeline.models.image_text.class_table import ClassTable
 from wsi_pipeline.models.preprocess import to_tensor
 from wsi_pipeline.training.data.samples import Sample

@@ -18,16 +18,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-from benchmarks.merged.measuring import Truth, balanced_accuracy, constant_iou, measure
-from benchmarks.merged.subjects import Subject
-from benchmarks.merged.teacher import Teacher, taught
+from benchmarks.sam_clip.measuring import Truth, balanced_accuracy, constant_iou, measure
+from benchmarks.sam_clip.subjects import Subject
+from benchmarks.sam_clip.teacher import Teacher, taught
 from wsi_pipeline.files import beside
+from wsi_pipeline.models.tensor_store import TensorStore
 from wsi_pipeline.training.checkpoint import copied, put
 from wsi_pipeline.training.data.samples import Sample
 from wsi_pipeline.training.epochs import Patches, chunks, steps_of
-from wsi_pipeline.training.kept import Kept
+from wsi_pipeline.training.recipe import SamClipRecipe
 from wsi_pipeline.training.sam_clip_head import SamClipHead
-from wsi_pipeline.training.sam_clip_recipe import SamClipRecipe
 from wsi_pipeline.training.sources import TRAIN
 
 PROBE, MEAN, MERGED, FORGETFUL = "probe", "mean pool", "merged", "no rehearsal"
@@ -142,12 +142,12 @@ class _Run:
         started = hashlib.sha256(b"".join(value.numpy().tobytes() for value in head.module.own_state().values()))
         facts = (self._subject.name, self._teacher.name, recipe.model_dump(exclude={"weights"}), self._steps)
         key = hashlib.sha256(repr((facts, started.hexdigest())).encode()).hexdigest()
-        trained = Kept(folder / "trained").get(key, lambda: self._trained(head))
+        trained = TensorStore(folder / "trained").get(key, lambda: self._trained(head))
         losses, minutes = trained.pop("losses"), float(trained.pop("minutes"))
         put(head.trained, trained)
         if self._name == PROBE:
             _write(head, self._options.probe(self._subject))
-        scores = Kept(folder / "measured").get(key, lambda: self._measured(head, truth))
+        scores = TensorStore(folder / "measured").get(key, lambda: self._measured(head, truth))
         numbers = {name: float(value) for name, value in scores.items()} | {"minutes": minutes}
         say(f"{self._subject.name}, {self._name}: {numbers}")
         return numbers, losses.tolist()
@@ -168,7 +168,7 @@ def _teacher(subject: Subject, learned: Sequence[Sample], options: Options) -> T
     """Taught, or found where it is kept."""
     facts = subject.name, subject.source.digest(), len(learned), options.teacher_steps
     key = hashlib.sha256(repr(facts).encode()).hexdigest()
-    state = Kept(options.folder / "teachers").get(key, lambda: taught(subject, learned, options.teacher_steps))
+    state = TensorStore(options.folder / "teachers").get(key, lambda: taught(subject, learned, options.teacher_steps))
     return Teacher.of(subject.classes, state)
 
 

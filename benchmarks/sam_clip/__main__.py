@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import merged
-from benchmarks.merged.page import render
-from benchmarks.merged.study import Options, run
-from benchmarks.merged.subjects import annotated_tiles, drawn_scenes
-from benchmarks.pages import leave
+from benchmarks import sam_clip
+from benchmarks.pages import leave, page_parser
+from benchmarks.sam_clip.page import render
+from benchmarks.sam_clip.study import Options, run
+from benchmarks.sam_clip.subjects import annotated_tiles, drawn_scenes
 from wsi_pipeline.errors import WsiPipelineError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=merged.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page_parser(sam_clip.__doc__)
     parser.add_argument("--data", type=Path, help="folder with manifest.csv; without it, drawn scenes only")
     parser.add_argument("--scenes", type=int, nargs=2, default=(72, 12), help="to learn from, and to measure on")
     parser.add_argument("--teacher-steps", type=int, default=400)
@@ -27,8 +27,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="sums depend on how they are split")
     parser.add_argument("--cache", type=Path, help="folder that keeps what is expensive, so that a run can go on")
     parser.add_argument("--weights", type=Path, help="write the last subject's head of the first stage")
-    parser.add_argument("--write", type=Path, help="the page; without it, it is printed")
-    parser.add_argument("--json", type=Path, help="all numbers")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     try:
@@ -53,7 +51,7 @@ def command_of(given: argparse.Namespace) -> str:
     data = f" --data {given.data.name}" if given.data else ""
     steps = f"--teacher-steps {given.teacher_steps} --probe-steps {given.probe_steps} --merge-steps {given.merge_steps}"
     scenes = " ".join(map(str, given.scenes))
-    return f"python -m benchmarks.merged{data} --scenes {scenes} --variants {given.variants} \\\n    {steps}"
+    return f"python -m benchmarks.sam_clip{data} --scenes {scenes} --variants {given.variants} \\\n    {steps}"
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.merged.subjects import Subject, class_map, shares
-from benchmarks.merged.teacher import Teacher
+from benchmarks.sam_clip.subjects import Subject, class_map, shares
+from benchmarks.sam_clip.teacher import Teacher
 from wsi_pipeline.models.coarse_prompts import bounding_boxes
 from wsi_pipeline.models.roles import PairImages, PromptBatch
 from wsi_pipeline.models.sam_clip.build import text_encoder_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.merged.measuring import LEAST_AREA, THRESHOLD
-from benchmarks.merged.study import FORGETFUL, MEAN, MERGED, PROBE, passed
-from benchmarks.merged.subjects import LEAST, PATCH
 from benchmarks.pages import table
+from benchmarks.sam_clip.measuring import LEAST_AREA, THRESHOLD
+from benchmarks.sam_clip.study import FORGETFUL, MEAN, MERGED, PROBE, passed
+from benchmarks.sam_clip.subjects import LEAST, PATCH
 
 METRICS = {
     "cosine": "cosine",
