@@ -12,11 +12,11 @@ from scipy import ndimage
 from benchmarks.tiles import WORKFLOW, layout, tiles_of
 from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.models.roles import PairImages
+from wsi_pipeline.spread import spread
 from wsi_pipeline.tiling.plan import Tile
 from wsi_pipeline.training.batches import objects_of
 from wsi_pipeline.training.data.resample import look
 from wsi_pipeline.training.data.samples import Picture
-from wsi_pipeline.training.epochs import spread
 
 SPLIT = "val"
 SMALLEST = 16

@@ -14,11 +14,12 @@ from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.mask_decoder import CHANNELS
 from wsi_pipeline.models.ov_sam.region_features import region_features
 from wsi_pipeline.models.roles import Regions
+from wsi_pipeline.spread import spread
 from wsi_pipeline.training.batches import Encode, objects_of
 from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.samples import Sample
 from wsi_pipeline.training.data.warp import STILL
-from wsi_pipeline.training.epochs import Patches, spread
+from wsi_pipeline.training.epochs import Patches
 from wsi_pipeline.training.ov_sam_batches import regions_of
 from wsi_pipeline.training.recipe import OvSamRecipe
 from wsi_pipeline.training.sources import Joined

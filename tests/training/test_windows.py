@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.spread import spread
 from wsi_pipeline.training.batches import View, windows_around
-from wsi_pipeline.training.epochs import chunks, spread
+from wsi_pipeline.training.epochs import chunks
 from wsi_pipeline.training.prompt_simulation import KindWeights, PromptRecipe, PromptSimulator
 
 NOTHING = EncoderOutput(torch.zeros(1), torch.zeros(1))

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from wsi_pipeline.geometry import Affine2D, PixelGrid
+from wsi_pipeline.spread import spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,6 @@ class Tile:
     y: int
     size: int
     core: tuple[int, int, int, int]
-
-
-def spread(count: int, most: int) -> np.ndarray:
-    """At most so many of the numbers 0 to ``count`` - 1, ascending, at equal distances from end to end."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -124,8 +120,7 @@ class TilePlan:
 
     def spread(self, most: int) -> list[Tile]:
         """Some of the kept tiles, at equal distances in their order row by row; all of them where they are few."""
-        places = np.argwhere(self.keep)
-        return [self.tile(int(row), int(col)) for row, col in places[spread(len(places), most)]]
+        return [self.tile(int(row), int(col)) for row, col in spread(list(np.argwhere(self.keep)), most)]
 
     def __len__(self) -> int:
         """How many tiles are kept."""

@@ -57,10 +57,3 @@ class Patches:
 def chunks(items: Sequence[Item], size: int) -> list[list[Item]]:
     """Lists of ``size`` items, the last one of what is left."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
-
-
-def spread(items: Sequence[Item], most: int | None) -> list[Item]:
-    """At most so many of the items, evenly spread over them; None for all."""
-    if most is None or len(items) <= most:
-        return list(items)
-    return [items[number] for number in np.linspace(0, len(items) - 1, most).round().astype(int)]

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from wsi_pipeline.models.ov_sam.region_features import region_features
 from wsi_pipeline.models.roles import Regions
+from wsi_pipeline.spread import spread
 from wsi_pipeline.training.batches import Encode, objects_of
 from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.samples import Picture, Sample
 from wsi_pipeline.training.data.warp import STILL
-from wsi_pipeline.training.epochs import Patches, random_of, spread
+from wsi_pipeline.training.epochs import Patches, random_of
 from wsi_pipeline.training.recipe import OvSamRecipe
 from wsi_pipeline.training.sources import TRAIN, Joined
 

@@ -12,9 +12,10 @@ import torch
 from wsi_pipeline.models.mask_decoder import CellWindows
 from wsi_pipeline.models.prompt_embedding import PromptTensors
 from wsi_pipeline.segment.questions import COARSE_LOGIT
+from wsi_pipeline.spread import spread
 from wsi_pipeline.training.batches import Batch, Encode, batch_of, objects_of, separate_prompts, windows_around
 from wsi_pipeline.training.data.samples import Sample
-from wsi_pipeline.training.epochs import Patches, chunks, random_of, spread
+from wsi_pipeline.training.epochs import Patches, chunks, random_of
 from wsi_pipeline.training.losses import INSIDE
 from wsi_pipeline.training.prompt_simulation import KindWeights, PromptRecipe, PromptSimulator, tight_boxes
 from wsi_pipeline.training.recipe import PromptedRecipe

@@ -29,7 +29,8 @@ from wsi_pipeline.models.tensor_store import TensorStore
 from wsi_pipeline.models.weights import cache_folder
 from wsi_pipeline.rasterise import coverage
 from wsi_pipeline.slides.slide import Slide
-from wsi_pipeline.tiling.plan import TilePlan, spread
+from wsi_pipeline.spread import spread
+from wsi_pipeline.tiling.plan import TilePlan
 from wsi_pipeline.tissue.detect import find_tissue
 from wsi_pipeline.workflow import TissueSettings
 
@@ -190,8 +191,7 @@ def _crops_of_one(outline: Outline, size: int, mpp: float) -> list[Crop]:
         for x in _starts(x0, x1, size * sx, info.width)
         if outline.geometry.intersects(shapely.box(x, y, x + size * sx, y + size * sy))
     ]
-    chosen = spread(len(corners), MOST_CROPS)
-    return [Crop(outline.slide, Affine2D(sx, sy, *corners[number]), size) for number in chosen]
+    return [Crop(outline.slide, Affine2D(sx, sy, *corner), size) for corner in spread(corners, MOST_CROPS)]
 
 
 def _starts(first: float, last: float, side: float, end: float) -> list[float]:

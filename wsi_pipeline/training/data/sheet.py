@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from skimage.segmentation import find_boundaries
 
 from wsi_pipeline.files import beside
+from wsi_pipeline.spread import spread
 from wsi_pipeline.training.data.augment import AugmentedPairs
 from wsi_pipeline.training.data.samples import Picture, SampleInfo, SampleSource
 
@@ -51,7 +52,7 @@ class Sheet:
         return self._arranged(cells, 1 + 2 * len(variants) if variants else self.columns)
 
     def _chosen(self, count: int) -> list[int]:
-        return np.linspace(0, count - 1, min(count, self.samples)).round().astype(int).tolist()
+        return spread(range(count), self.samples)
 
     def _cell(self, picture: Picture, caption: str) -> Image.Image:
         cell = Image.new("RGB", (self.side, self.side + CAPTION_HEIGHT), "white")
