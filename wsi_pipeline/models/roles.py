@@ -12,6 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+SLIDE_PATCHES = 16
+"""Patches spread over a slide that say what it looks like on the whole; each of them is encoded once more."""
+
 
 @dataclass(frozen=True, slots=True)
 class PairImages:

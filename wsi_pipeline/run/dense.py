@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.geometry import Region
+from wsi_pipeline.models.roles import SLIDE_PATCHES
 from wsi_pipeline.prompts.facts import learns_slide, prompter_class_names
 from wsi_pipeline.run import tasks
 from wsi_pipeline.run.finish import export, new_pyramid, write_levels
 from wsi_pipeline.run.job import SlideJob, save_first, save_plan
-from wsi_pipeline.run.look import MOST_TILES
 from wsi_pipeline.run.resolve import resolve_objects
 from wsi_pipeline.run.tissue_only import Survey, survey
 from wsi_pipeline.run.walk import Walk
@@ -35,7 +35,7 @@ def run(walk: Walk) -> int:
     plan = everything if roi is None else _within(everything, roi)
     save_plan(plan, job.plan_file)
     if learns_slide(workflow):  # of the whole slide, so that a part of it gives what the whole would
-        walk.once("look", tasks.look_at_slide, job, everything.spread(MOST_TILES))
+        walk.once("look", tasks.look_at_slide, job, everything.spread(SLIDE_PATCHES))
     batches = ((n, (job, n)) for n in range(plan.n_batches))
     found = walk.stage("segment", tasks.segment_tiles, batches, plan.n_batches, model=True)
     _resolve_seams(walk, job, plan, found)

@@ -12,9 +12,6 @@ from wsi_pipeline.segment.dense import is_blank
 from wsi_pipeline.tiling.plan import PatchPair, Tile
 from wsi_pipeline.tiling.read import GridReader, read_pairs
 
-MOST_TILES = 32
-"""That are looked at: means over a slide hardly change with more."""
-
 
 def look(
     model: SlideAware, slide: GridReader, grid: PixelGrid, tiles: Sequence[Tile], context_factor: float

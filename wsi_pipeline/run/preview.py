@@ -14,11 +14,11 @@ import shapely
 from wsi_pipeline.errors import PromptError
 from wsi_pipeline.export.table import object_table
 from wsi_pipeline.geometry import PixelGrid
-from wsi_pipeline.models.roles import Detections, SlideAware
+from wsi_pipeline.models.roles import SLIDE_PATCHES, Detections, SlideAware
 from wsi_pipeline.prompts.facts import prompter_class_names
 from wsi_pipeline.prompts.prompt import Prompt, PromptSet
 from wsi_pipeline.prompts.sources import build_prompter
-from wsi_pipeline.run.look import MOST_TILES, look
+from wsi_pipeline.run.look import look
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 from wsi_pipeline.tiling.read import read_pairs
 from wsi_pipeline.tissue.detect import find_tissue
@@ -66,7 +66,7 @@ def preview_prompts(slide: Slide, workflow: Workflow, file: Path | None) -> Prom
     keep = tissue.keep_tiles(grid, size, overlap, workflow.tiling.min_tissue)
     plan, factor = TilePlan(grid, size, overlap, keep, block=1), workflow.tiling.context_factor
     if isinstance(prompter, SlideAware) and prompter.learns_slide:
-        prompter = prompter.knowing(look(prompter, slide, grid, plan.spread(MOST_TILES), factor))
+        prompter = prompter.knowing(look(prompter, slide, grid, plan.spread(SLIDE_PATCHES), factor))
     classes = (None, *prompter_class_names(settings))
     found: list[Prompt] = []
     for tile in plan.tiles():

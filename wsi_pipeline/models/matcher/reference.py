@@ -25,6 +25,7 @@ from wsi_pipeline.models.matcher.examples import Outline, classes_of
 from wsi_pipeline.models.matcher.features import FeatureEncoder, mean_of, unit
 from wsi_pipeline.models.matcher.presence import calibrate
 from wsi_pipeline.models.matcher.settings import MatcherSettings
+from wsi_pipeline.models.roles import SLIDE_PATCHES
 from wsi_pipeline.models.tensor_store import TensorStore
 from wsi_pipeline.models.weights import cache_folder
 from wsi_pipeline.rasterise import coverage
@@ -40,8 +41,6 @@ MOST_CROPS = 32
 """Crops of one outline, spread over it; further outlines of a class with as many on a slide get none of their own."""
 MOST_PATCHES = 1024
 """Patches of a class, and twice as many outside: of more, those that differ most from each other are taken."""
-SAMPLES = 16
-"""Patches spread over a slide to learn its mean feature."""
 _VERSION = 1
 _MOSTLY = 0.5
 """Least share of tissue of a patch that says what a slide looks like."""
@@ -229,7 +228,7 @@ def labels_of(
     return labels.ravel()
 
 
-def spread_patches(slide: Slide, size: int, mpp: float, count: int = SAMPLES) -> np.ndarray:
+def spread_patches(slide: Slide, size: int, mpp: float, count: int = SLIDE_PATCHES) -> np.ndarray:
     """(B, S, S, 3) uint8 RGB patches of tissue, spread over a slide; none where there is no tissue.
 
     Args:
