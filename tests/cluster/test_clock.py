@@ -18,11 +18,13 @@ from distributed import Client, LocalCluster
 cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0")
 client = Client(cluster)
 assert client.submit(abs, -1).result(20) == 1
-set_back = 86400.0
 try:
-    for number in range(5):
-        client.submit(abs, -number, pure=False).result(3)
-        time.sleep(0.05)
+    # a message is kept back for some milliseconds after the one before it: one of many pairs falls into them
+    for number in range(40):
+        client.submit(abs, -number, pure=False)
+        time.sleep(0.001 * (number % 8))
+        set_back += 86400.0
+        client.submit(abs, -number, pure=False).result(4)
     print("goes on")
 except TimeoutError:
     print("hangs")
