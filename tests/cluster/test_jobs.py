@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,16 @@ def test_keys_can_be_read_by_their_owner_only_and_go_with_the_run(tmp_path: Path
         assert theirs.get_tls_config_for_role("worker")["key"] == str(tmp_path / "worker.key")
         assert "PRIVATE KEY" in own.tls_scheduler_key
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_stays_with_the_run() -> None:
+    code = """
+import signal
+from wsi_pipeline.cluster.jobs import scripts
+from wsi_pipeline.cluster.profile import Profile, load_profile
+
+before = signal.getsignal(signal.SIGINT)
+assert scripts("slurm", load_profile("slurm", None, Profile), 1)
+assert signal.getsignal(signal.SIGINT) is before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

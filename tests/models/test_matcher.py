@@ -27,6 +27,7 @@ from wsi_pipeline.models.matcher.merge import Metrics, adding, apart, select, su
 from wsi_pipeline.models.matcher.model import MatcherModel
 from wsi_pipeline.models.matcher.presence import likeness
 from wsi_pipeline.models.matcher.prompts import boxes_from_components, cluster
+from wsi_pipeline.models.matcher.proposals import Drawn
 from wsi_pipeline.models.matcher.reference import crops_of, farthest, labels_of, reference_mpp
 from wsi_pipeline.models.matcher.score import transport_score
 from wsi_pipeline.models.matcher.settings import MatcherSettings
@@ -85,7 +86,7 @@ class DarkSegmenter:
                 inside[y0:y1, x0:x1] = True
                 mask &= inside
         count = len(masks)
-        return MaskBatch(np.where(masks, 4, -4).astype(np.float32), np.zeros((count, 2), np.int64), np.ones(count))
+        return MaskBatch(np.where(masks, 8, -8).astype(np.float32), np.zeros((count, 2), np.int64), np.ones(count))
 
 
 def tissue(*blots: tuple[int, int, int, tuple[int, int, int]], seed: int = 0, size: int = SIDE) -> np.ndarray:
@@ -447,8 +448,22 @@ def test_features_are_of_unit_length_level_by_level() -> None:
     np.testing.assert_allclose(np.linalg.norm(found[..., :4], axis=-1), np.sqrt(0.5), rtol=1e-5)
 
 
+def test_likeness_decides_where_the_segmenter_is_in_doubt_and_what_touches_its_mask() -> None:
+    row = np.array([3.0, 9.0, -2.0, -2.0, -2.0, -9.0], np.float32)
+    drawn = Drawn(np.stack([row, -np.abs(row)])[:, None], np.array([0.9, 0.8]), np.array([0.5, 0.4]))
+    agreed = drawn.agreeing(np.array([[-6.0, -6.0, 3.0, -1.0, 3.0, 6.0]]))
+    assert agreed.masks.tolist() == [[[False, True, True, False, False, False]]]
+    assert agreed.iou.tolist() == [0.9]
+
+
 PUBLISHED = {
-    "default": {"likeness_check": False, "min_presence": 0, "merge": "union", "selection": "share"},
+    "default": {
+        "likeness_check": False,
+        "likeness_logit": 0,
+        "min_presence": 0,
+        "merge": "union",
+        "selection": "share",
+    },
     "coco": {
         "sampling": "points",
         "subset_sizes": (1, 6),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -115,6 +115,8 @@ _MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, m
 
 
 @given(_MASKS, st.floats(0.3, 5), st.floats(-1e5, 1e5))
+@example(np.ones((1, 1), bool), 1.0, 0.125)  # halfway between two steps
+@example(np.ones((1, 1), bool), 1.0, -3.125)
 @settings(max_examples=60, deadline=None)
 def test_any_traced_mask_needs_no_repair(mask, scale, shift):
     if not mask.any():
@@ -135,6 +137,8 @@ def test_any_scribble_comes_out_fit_or_is_dropped(points):
 
 
 @given(_MASKS, st.floats(0.3, 5), st.floats(-1e5, 1e5))
+@example(np.ones((1, 1), bool), 1.0, 0.125)  # halfway between two steps
+@example(np.ones((1, 1), bool), 1.0, -3.125)
 @settings(max_examples=60, deadline=None)
 def test_the_short_cut_gives_what_the_full_reduction_gives(mask, scale, shift):
     if not mask.any():

@@ -7,6 +7,7 @@ import getpass
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -247,12 +248,16 @@ def scripts(system: str, profile: Profile, threads: int) -> list[str]:
 
 
 def _job_class(system: str) -> type[Job]:
+    interrupted = signal.getsignal(signal.SIGINT)
     try:
         module = import_module("dask_jobqueue")
     except ImportError:
         raise WsiPipelineError(
             "dask-jobqueue is not installed", where=system, fix="Run pip install 'wsi-pipeline[cluster]'"
         ) from None
+    finally:
+        # it takes Ctrl-C for itself as it is imported
+        signal.signal(signal.SIGINT, interrupted)
     job: type[Job] = getattr(import_module(f"{module.__name__}.{system}"), SYSTEMS[system].job)
     return job
 

@@ -123,7 +123,7 @@ def _rounded(geometries: np.ndarray, grid: float) -> tuple[np.ndarray, np.ndarra
     areal = (shapely.get_dimensions(geometries) == 2) & ~shapely.is_empty(geometries)
     candidates = np.flatnonzero(areal & _axis_parallel(geometries))
     steps = round(1 / grid)
-    rounded = shapely.transform(geometries[candidates], lambda xy: np.rint(xy * steps) / steps)
+    rounded = shapely.transform(geometries[candidates], lambda xy: np.floor(xy * steps + 0.5) / steps)
     good = shapely.is_valid(rounded)
     result[candidates[good]] = rounded[good]
     due = areal.copy()

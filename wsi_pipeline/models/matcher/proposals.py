@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from skimage.transform import resize
 from torchvision.ops import nms
 
@@ -20,6 +21,8 @@ from wsi_pipeline.segment.components import stability, tight_boxes
 
 DENSE = (0.88, 0.95)
 """Least predicted IoU and stability of what the points of a dense grid give, as published."""
+DOUBTFUL = 4.0
+"""Logit up to which a segmenter may be talked out of what it says of a px."""
 AT_ONCE = 64
 """Prompts whose masks are held with all their px."""
 
@@ -63,6 +66,18 @@ class Drawn:
         """Some of them, by number, with scores if they are known by now."""
         return Drawn(self.logits[rows], self.iou[rows], self.scores[rows] if scores is None else scores)
 
+    def agreeing(self, other: np.ndarray) -> Drawn:
+        """The same masks, with others (S, S) added to their logits, if anything is left.
+
+        Where a mask is sure nothing changes, and nothing becomes part of it that does not touch it: what is alike
+        beside it is another object.
+        """
+        logits = self.logits + np.clip(other, -DOUBTFUL, DOUBTFUL).astype(np.float32)
+        for one, mask in zip(logits, self.masks, strict=True):
+            pieces, _ = ndimage.label(one > 0)
+            one[(one > 0) & ~np.isin(pieces, pieces[mask])] = BACKGROUND_LOGIT
+        return Drawn(logits, self.iou, self.scores).take(np.flatnonzero((logits > 0).any(axis=(1, 2))))
+
 
 class Proposer:
     """Asks a segmenter about what is seen of a class on an image, and keeps the masks that fit the examples.
@@ -90,14 +105,16 @@ class Proposer:
         if not len(drawn):
             return drawn
         drawn = drawn.take(*self._scored(drawn, sight))
-        rows = np.arange(len(drawn))
+        likeness = _enlarged(sight.likeness, self._size)
         if settings.likeness_check:
-            rows = adding(drawn.masks, rows, _enlarged(sight.likeness, self._size))
+            drawn = drawn.take(adding(drawn.masks, np.arange(len(drawn)), likeness))
+        if not len(drawn):
+            return drawn
         if settings.merge == "instances":
-            return drawn.take(apart(drawn.masks, rows, settings.max_overlap))
-        if not len(rows):
-            return drawn.take(rows)
-        return Drawn(drawn.logits[rows].max(axis=0, keepdims=True), drawn.iou[rows[:1]], drawn.scores[rows[:1]])
+            drawn = drawn.take(apart(drawn.masks, np.arange(len(drawn)), settings.max_overlap))
+        else:
+            drawn = Drawn(drawn.logits.max(axis=0, keepdims=True), drawn.iou[:1], drawn.scores[:1])
+        return drawn.agreeing(likeness / settings.likeness_logit) if settings.likeness_logit else drawn
 
     def _scored(self, drawn: Drawn, sight: Sight) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the masks that are chosen, the best first, and their scores."""

@@ -45,6 +45,11 @@ class MatcherSettings(Section):
     likeness_check: bool = Field(
         True, description="masks have to add something that is more like the examples than like their surroundings"
     )
+    likeness_logit: float = Field(
+        0.02,
+        ge=0,
+        description="likeness that changes what a segmenter in doubt says of a px by a logit of 1; 0: it draws alone",
+    )
     levels: int = Field(6, ge=1, le=32, description="levels of similarity at which boxes are put around matches")
 
     sampling: Literal["points", "centres"] = Field("centres", description="prompts are made of matches or of clusters")
