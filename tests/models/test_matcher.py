@@ -27,7 +27,7 @@ from wsi_pipeline.models.matcher.merge import Metrics, adding, apart, select, su
 from wsi_pipeline.models.matcher.model import MatcherModel
 from wsi_pipeline.models.matcher.presence import likeness
 from wsi_pipeline.models.matcher.prompts import boxes_from_components, cluster
-from wsi_pipeline.models.matcher.proposals import Drawn
+from wsi_pipeline.models.matcher.proposals import Drawn, uncovered
 from wsi_pipeline.models.matcher.reference import crops_of, farthest, labels_of, reference_mpp
 from wsi_pipeline.models.matcher.score import transport_score
 from wsi_pipeline.models.matcher.settings import MatcherSettings
@@ -456,10 +456,25 @@ def test_likeness_decides_where_the_segmenter_is_in_doubt_and_what_touches_its_m
     assert agreed.iou.tolist() == [0.9]
 
 
+def test_what_is_alike_and_was_not_drawn_is_an_object_if_it_is_alike_enough_and_large_enough() -> None:
+    field = np.full((8, 8), -1.0)
+    field[:3, :3], field[5:, :3], field[:3, 5:], field[7, 7] = 1.0, 0.6, 0.4, 1.0
+    masks = np.zeros((1, 8, 8), bool)
+    masks[0, :3, :3] = True
+    left = uncovered(masks, field, 4)
+    assert (left > 0).sum(axis=(1, 2)).tolist() == [9]
+    assert (left[0, 5:, :3] > 0).all()
+    drawn = Drawn(np.where(masks, 5, -5).astype(np.float32), np.array([0.9]), np.array([0.5])).joined(left)
+    assert drawn.scores.tolist() == [0.5, 0.5]
+    assert drawn.united().masks.sum() == 18
+    assert len(uncovered(masks, -np.abs(field), 4)) == 0
+
+
 PUBLISHED = {
     "default": {
         "likeness_check": False,
         "likeness_logit": 0,
+        "likeness_objects": False,
         "min_presence": 0,
         "merge": "union",
         "selection": "share",

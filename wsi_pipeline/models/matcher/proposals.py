@@ -14,7 +14,7 @@ from torchvision.ops import nms
 from wsi_pipeline.models.matcher import prompts, score
 from wsi_pipeline.models.matcher.merge import Metrics, adding, apart, select, survivors
 from wsi_pipeline.models.matcher.settings import MatcherSettings
-from wsi_pipeline.models.matcher.sight import Sight
+from wsi_pipeline.models.matcher.sight import SMALLEST, Sight
 from wsi_pipeline.models.roles import MaskBatch, PromptBatch, Segmenter
 from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT
 from wsi_pipeline.segment.components import stability, tight_boxes
@@ -78,6 +78,16 @@ class Drawn:
             one[(one > 0) & ~np.isin(pieces, pieces[mask])] = BACKGROUND_LOGIT
         return Drawn(logits, self.iou, self.scores).take(np.flatnonzero((logits > 0).any(axis=(1, 2))))
 
+    def joined(self, logits: np.ndarray) -> Drawn:
+        """With more masks (N, S, S), which are trusted as little as the worst of these."""
+        worst = (np.full(len(logits), one.min(), one.dtype) for one in (self.iou, self.scores))
+        iou, scores = (np.concatenate(both) for both in zip((self.iou, self.scores), worst, strict=True))
+        return Drawn(np.concatenate([self.logits, logits]), iou, scores)
+
+    def united(self) -> Drawn:
+        """One mask of all, with what is known of the first."""
+        return Drawn(self.logits.max(axis=0, keepdims=True), self.iou[:1], self.scores[:1])
+
 
 class Proposer:
     """Asks a segmenter about what is seen of a class on an image, and keeps the masks that fit the examples.
@@ -108,13 +118,13 @@ class Proposer:
         likeness = _enlarged(sight.likeness, self._size)
         if settings.likeness_check:
             drawn = drawn.take(adding(drawn.masks, np.arange(len(drawn)), likeness))
-        if not len(drawn):
-            return drawn
-        if settings.merge == "instances":
+        if settings.merge == "instances" and len(drawn):
             drawn = drawn.take(apart(drawn.masks, np.arange(len(drawn)), settings.max_overlap))
-        else:
-            drawn = Drawn(drawn.logits.max(axis=0, keepdims=True), drawn.iou[:1], drawn.scores[:1])
-        return drawn.agreeing(likeness / settings.likeness_logit) if settings.likeness_logit else drawn
+        if settings.likeness_logit:
+            drawn = drawn.agreeing(likeness / settings.likeness_logit)
+        if settings.likeness_objects and len(drawn):
+            drawn = drawn.joined(uncovered(drawn.masks, likeness, SMALLEST * (self._size / sight.grid) ** 2))
+        return drawn.united() if settings.merge == "union" and len(drawn) else drawn
 
     def _scored(self, drawn: Drawn, sight: Sight) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the masks that are chosen, the best first, and their scores."""
@@ -176,6 +186,22 @@ class Proposer:
             points = prompts.cluster(points, settings.clusters, random)
         for group in prompts.subsets(points, settings.subset_sizes, settings.draws, random):
             yield from _batches(group, image, box)
+
+
+def uncovered(masks: np.ndarray, field: np.ndarray, least: float) -> np.ndarray:
+    """(N, S, S) float32 logits of what is alike and was not drawn: pieces half as alike as the likest place, or more.
+
+    Args:
+        masks: (M, S, S) bool of what was drawn.
+        field: (S, S) likeness, above 0 where a px is like the examples.
+        least: px of a piece.
+    """
+    pieces, count = ndimage.label((field > 0) & ~masks.any(axis=0))
+    numbers = np.arange(1, count + 1)
+    areas, heights = np.bincount(pieces.ravel(), minlength=count + 1)[1:], ndimage.maximum(field, pieces, numbers)
+    wanted = numbers[(areas >= least) & (np.asarray(heights) >= field.max() / 2)]
+    sure = (DOUBTFUL / field.max() * field).astype(np.float32)
+    return np.where(pieces == wanted[:, None, None], sure, BACKGROUND_LOGIT).astype(np.float32)
 
 
 def _regular(side: int, size: int) -> np.ndarray:

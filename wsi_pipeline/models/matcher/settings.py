@@ -50,6 +50,9 @@ class MatcherSettings(Section):
         ge=0,
         description="likeness that changes what a segmenter in doubt says of a px by a logit of 1; 0: it draws alone",
     )
+    likeness_objects: bool = Field(
+        True, description="what is alike and nothing drawn covers is an object, too, outlined by its likeness"
+    )
     levels: int = Field(6, ge=1, le=32, description="levels of similarity at which boxes are put around matches")
 
     sampling: Literal["points", "centres"] = Field("centres", description="prompts are made of matches or of clusters")

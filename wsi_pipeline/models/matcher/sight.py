@@ -22,8 +22,8 @@ _SAME = 0.85
 """Boxes that overlap more (IoU) are asked about once."""
 _FORWARD = 0.05
 """Share of the matches that are taken for chance where nothing is matched in return."""
-_SMALLEST = 4
-"""Patches that a box holds at least."""
+SMALLEST = 4
+"""Patches that a box, or what is alike and was not drawn, holds at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Sight:
         matched[self.matches.columns[kept]] = True
         ladder = np.linspace(0, max(0.0, float(self.likeness.max())), levels + 1)[:-1].tolist()
         found = boxes_from_components(self.likeness, matched.reshape(self.likeness.shape), ladder)
-        large = found[(found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1]) >= _SMALLEST]
+        large = found[(found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1]) >= SMALLEST]
         grown = np.clip(large + np.array([-_GROWN, -_GROWN, _GROWN, _GROWN]), 0, self.grid)
         first = torch.arange(len(grown), 0, -1, dtype=torch.float32)
         return grown[nms(torch.from_numpy(grown.astype(np.float32)), first, _SAME).numpy()]
