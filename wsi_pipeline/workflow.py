@@ -110,7 +110,14 @@ class MatcherPrompts(MatcherSettings):
     )
 
 
-class TextPrompts(VocabularySettings):
+class TextPlaces(VocabularySettings):
+    """Words, and what counts as a place that fits them."""
+
+    threshold: Share = Field(0.5, description="px of at least this probability are of a class")
+    min_area: SquareMicrons = Field(2000.0, description="smaller places are left out")
+
+
+class TextPrompts(TextPlaces):
     """Places on every tile that fit the words for a class."""
 
     source: Literal["text"] = Field(description="what fits the words for a class")
@@ -118,8 +125,6 @@ class TextPrompts(VocabularySettings):
     weights: str | None = Field(None, description="name in the weight store or path of a SAM-CLIP")
     backbone: str | None = Field(None, description="name of a backbone; null takes the model's default")
     clip: ClipSettings | None = Field(None, description="an image-text network of yours, whose words are understood")
-    threshold: Share = Field(0.5, description="px of at least this probability are of a class")
-    min_area: SquareMicrons = Field(2000.0, description="smaller places are left out")
 
 
 class TissueBoxPrompts(Section):
@@ -203,6 +208,7 @@ class SegmentSettings(ModelSettings):
     )
     max_growth: int = Field(4, ge=0, le=10, description="prompted runs: how often a patch may double")
     matcher: MatcherSettings | None = Field(None, description="of model matcher: the examples, and what is like them")
+    text: TextPlaces | None = Field(None, description="of model sam-clip-regions: the classes, and what fits them")
 
 
 class RefineSettings(ModelSettings):

@@ -73,14 +73,16 @@ def measure(
     model.encoder.keep_in(embeddings)
     vocabulary = VocabularySettings.model_validate({"classes": list(subject.classes)})
     said, classes, dice, last = [], [], [], len(subject.classes) - 1
-    coarse, refined = np.zeros_like(truth.maps), np.zeros_like(truth.maps)
+    together, coarse, refined = (np.zeros_like(truth.maps) for _ in range(3))
     for row, sample in enumerate(truth.samples):
         embedding = model.encode(PairImages(sample.high.image[None]))
         said.append(model.meaning(embedding).pooled)
         classes.append(model.classify(embedding, vocabulary)[0].argmax())
-        text_map = model.text_map(embedding, vocabulary)
-        (pieces,) = model.pieces(text_map, range(last), threshold=THRESHOLD, min_area=LEAST_AREA)
-        coarse[row] = painted(pieces, pieces.masks, last)
+        for places, canvas in (("together", together), ("alone", coarse)):
+            network.clip_head.places = places
+            text_map = model.text_map(embedding, vocabulary)
+            (pieces,) = model.pieces(text_map, range(last), threshold=THRESHOLD, min_area=LEAST_AREA)
+            canvas[row] = painted(pieces, pieces.masks, last)
         if draw:
             masks = model.outline(embedding, [pieces], margin=MARGIN).on_patch(len(sample.high.image))
             refined[row] = painted(pieces, masks, last)
@@ -90,7 +92,7 @@ def measure(
     return (
         cosines(torch.cat(said), truth.vectors, truth.mean)
         | {"balanced_accuracy": balanced_accuracy(np.array(classes), truth.shown)}
-        | {"map_iou": _iou(coarse, truth, known)}
+        | {"together_iou": _iou(together, truth, known), "map_iou": _iou(coarse, truth, known)}
         | drawn
     )
 

@@ -15,6 +15,7 @@ METRICS = {
     "constant_cosine": "of a constant",
     "centred_cosine": "mean-centred",
     "balanced_accuracy": "patch class",
+    "together_iou": "text map, tokens together",
     "map_iou": "text map",
     "refined_iou": "refined",
     "dice": "Dice of boxes",
@@ -100,8 +101,10 @@ def _how(found: Mapping[str, Any]) -> str:
         "The cosine is that of what the head and what the teacher say of a patch; a constant says the mean of what the"
         " teacher says of training patches; the mean-centred cosine compares what both say without their own mean.",
         f"Text maps: mean IoU over classes and all px of pieces of at least {LEAST_AREA:.0f} px whose px are at least"
-        f" {THRESHOLD:g} probable. Refined: the same pieces as SAM draws them in their boxes. Where a class was not"
-        " annotated on a tile, it is not looked for.",
+        f" {THRESHOLD:g} probable. Refined: the same pieces as SAM draws them in their boxes, where"
+        " it is in doubt with a look at the map. Where a class was not annotated on a tile, it is not looked for.",
+        "The text map shows what each token says by itself, as `shape.places: alone` has it; *together*: each token has"
+        " attended to all others, as published. Views of a quarter of the side taught the head what few tokens show.",
         "Dice of boxes: of what the decoder draws in the true box of each object. That of *head alone* is that of"
         " LiteMedSAM.",
     ]

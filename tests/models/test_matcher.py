@@ -448,12 +448,9 @@ def test_features_are_of_unit_length_level_by_level() -> None:
     np.testing.assert_allclose(np.linalg.norm(found[..., :4], axis=-1), np.sqrt(0.5), rtol=1e-5)
 
 
-def test_likeness_decides_where_the_segmenter_is_in_doubt_and_what_touches_its_mask() -> None:
-    row = np.array([3.0, 9.0, -2.0, -2.0, -2.0, -9.0], np.float32)
-    drawn = Drawn(np.stack([row, -np.abs(row)])[:, None], np.array([0.9, 0.8]), np.array([0.5, 0.4]))
-    agreed = drawn.agreeing(np.array([[-6.0, -6.0, 3.0, -1.0, 3.0, 6.0]]))
-    assert agreed.masks.tolist() == [[[False, True, True, False, False, False]]]
-    assert agreed.iou.tolist() == [0.9]
+def test_masks_of_which_likeness_leaves_nothing_are_dropped() -> None:
+    drawn = Drawn(np.array([[[3.0, -9.0]], [[1.0, -2.0]]], np.float32), np.array([0.9, 0.8]), np.array([0.5, 0.4]))
+    assert drawn.settled(np.array([[-2.0, 9.0]])).iou.tolist() == [0.9]
 
 
 def test_what_is_alike_and_was_not_drawn_is_an_object_if_it_is_alike_enough_and_large_enough() -> None:

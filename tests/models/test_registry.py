@@ -302,6 +302,7 @@ def test_plug_in_is_listed_built_and_checked(monkeypatch: pytest.MonkeyPatch, tm
         "matcher",
         "ov-sam",
         "sam-clip",
+        "sam-clip-regions",
         "mine",
     ]
     assert find_model("sam") is not spec
@@ -327,6 +328,7 @@ def test_plug_in_that_does_not_load_harms_nobody_else(
         "matcher",
         "ov-sam",
         "sam-clip",
+        "sam-clip-regions",
     ]
     assert "broken is left out" in caplog.text
     with pytest.raises(WorkflowError, match=r"broken: the plug-in does not load.*Repair or uninstall"):

@@ -17,8 +17,11 @@ from wsi_pipeline.models.checkpoints import load_into
 from wsi_pipeline.models.image_text import TextEncoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.preprocess import SAM_PIXELS
+from wsi_pipeline.models.registry import build_segmenter as build_segmenter_of
+from wsi_pipeline.models.registry import find_model
 from wsi_pipeline.models.roles import (
     Detections,
+    InstanceSegmenter,
     PairImages,
     PromptBatch,
     Prompter,
@@ -35,16 +38,16 @@ from wsi_pipeline.models.sam_clip.build import (
     text_encoder_of,
 )
 from wsi_pipeline.models.sam_clip.facts import ClipFacts, HeadShape
+from wsi_pipeline.models.sam_clip.finder import TextFinder
 from wsi_pipeline.models.sam_clip.head import ClipHead
 from wsi_pipeline.models.sam_clip.model import SamClip
 from wsi_pipeline.models.sam_clip.network import MergedSam, load_merged_sam, sam_state, start_from_sam
 from wsi_pipeline.models.sam_clip.plan import class_names, sam_clip_plan, text_prompts_plan
-from wsi_pipeline.models.sam_clip.prompter import TextPrompter
 from wsi_pipeline.models.sam_clip.prompts import detections_of, pieces_of, prompts_of
 from wsi_pipeline.models.sam_clip.recogniser import SamClipRecogniser
 from wsi_pipeline.models.sam_clip.sight import GRID, resized_positions, tokens_of
 from wsi_pipeline.vocabulary import VocabularySettings
-from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, TextPrompts
+from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, SegmentSettings, TextPlaces, TextPrompts
 
 WORDS = ("left", "right")
 FACTS = ClipFacts(backbone="lite-medsam", teacher="none", text="table", dim=8, shape=HeadShape(depth=1), classes=WORDS)
@@ -286,7 +289,7 @@ def test_it_plays_all_its_roles(obvious: SamClip) -> None:
     assert isinstance(obvious, Refiner)
     assert isinstance(SamClipRecogniser(obvious, vocabulary()), Recogniser)
     prompts = TextPrompts.model_validate({"source": "text", "classes": list(WORDS)})
-    assert isinstance(TextPrompter(obvious, prompts), Prompter)
+    assert isinstance(TextFinder(obvious, prompts), Prompter)
     assert isinstance(Pointing(), TextEncoder)
 
 
@@ -333,21 +336,61 @@ def test_places_that_fit_words_have_boxes_points_and_classes(obvious: SamClip) -
     settings = TextPrompts.model_validate(
         {"source": "text", "classes": list(WORDS), "background": "left", "threshold": 0.6, "min_area": "100 um2"}
     )
-    (found,) = TextPrompter(obvious, settings).detect(half_red(255, 255), mpp=0.5)
+    (found,) = TextFinder(obvious, settings).detect(half_red(255, 255), mpp=0.5)
     assert found.classes.tolist() == [1]
     x0, y0, x1, y1 = found.boxes[0]
     np.testing.assert_allclose(found.boxes[0], [128, 64, 224, 192], atol=8)
     x, y = found.points[0]
     assert x0 < x < x1
     assert y0 < y < y1
-    (none,) = TextPrompter(obvious, settings.model_copy(update={"min_area": 1e6})).detect(half_red(255, 255), mpp=0.5)
+    (none,) = TextFinder(obvious, settings.model_copy(update={"min_area": 1e6})).detect(half_red(255, 255), mpp=0.5)
     assert len(none.boxes) == 0
 
 
-def test_one_class_alone_is_refused(obvious: SamClip) -> None:
-    settings = TextPrompts.model_validate({"source": "text", "classes": ["left"]})
-    with pytest.raises(WorkflowError, match=r"one class alone fits everywhere. Add a class for all else"):
-        TextPrompter(obvious, settings)
+def test_places_are_drawn_where_they_lie(obvious: SamClip) -> None:
+    settings = TextPlaces.model_validate({"classes": list(WORDS), "threshold": 0.6, "min_area": "100 um2"})
+    finder = TextFinder(obvious, settings)
+    assert isinstance(finder, InstanceSegmenter)
+    before = obvious.encoder.computed
+    (both,), (one,), none = finder.find(
+        PairImages(np.concatenate([half_red(255, 255).high, half_red(0, 255).high, half_red(0, 0).high])),
+        mpp=0.5,
+        min_score=0,
+        max_objects=9,
+    )
+    assert obvious.encoder.computed == before + 3
+    assert sorted(both.classes.tolist()) == [1, 2]
+    assert one.classes.tolist() == [2]
+    for found, mask in zip(one.boxes, one.masks.on_patch(256), strict=True):
+        rows, columns = np.nonzero(mask)
+        assert found.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert none == []
+    ((surest,),) = finder.find(half_red(255, 255), mpp=0.5, min_score=0, max_objects=1)
+    assert surest.scores.tolist() == [both.scores.max()]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"classes": ["left"]}, r"segment.text.classes: .*one class alone fits everywhere. Add a class for all else"),
+        (None, "segment.text: there are no words to look for"),
+    ],
+)
+def test_what_has_nothing_to_be_told_from_is_refused(table: str, text: object, message: str) -> None:
+    section = {"model": "sam-clip-regions", "weights": table, "text": text}
+    with pytest.raises(WorkflowError, match=message):
+        find_model("sam-clip-regions").class_names(SegmentSettings.model_validate(section))
+    prompts = TextPrompts.model_validate({"source": "text", "weights": table, "classes": ["left"]})
+    with pytest.raises(WorkflowError, match=r"prompts.classes: .*one class alone fits everywhere"):
+        build_text_prompter(prompts)
+
+
+def test_regions_are_a_model_of_a_workflow(table: str) -> None:
+    text = {"classes": list(WORDS), "background": "left"}
+    section = {"model": "sam-clip-regions", "weights": table, "text": text}
+    model = build_segmenter_of(SegmentSettings.model_validate(section), device="cpu", dtype="fp32")
+    assert isinstance(model, InstanceSegmenter)
+    assert model.class_names == ("right",)
 
 
 def test_boxes_are_answered_as_sam_answers_them(lite_medsam: Sam, tmp_path: Path, lite: MergedSam) -> None:

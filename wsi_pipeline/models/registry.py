@@ -194,6 +194,28 @@ def _matcher() -> ModelSpec:
     )
 
 
+def _regions() -> ModelSpec:
+    """SAM-CLIP as a finder of what fits words."""
+
+    def build(settings: ModelSettings, *, device: str, dtype: str) -> InstanceSegmenter:
+        from wsi_pipeline.models.sam_clip.build import build_regions
+
+        return build_regions(cast("SegmentSettings", settings), device=device, dtype=dtype)
+
+    return ModelSpec(
+        name="sam-clip-regions",
+        roles=("InstanceSegmenter",),
+        description="finds and draws what fits the words for a class",
+        build=build,
+        prompt_kinds=frozenset(),
+        backbones=tuple(BACKBONES),
+        weight_files=lambda settings: sam_clip.regions_plan(settings).files,
+        class_names=lambda settings: sam_clip.places_of(cast("SegmentSettings", settings)).targets,
+        clip="words",
+        status="to be trained",
+    )
+
+
 def _matching(settings: ModelSettings) -> MatcherSettings:
     return getattr(settings, "matcher", None) or MatcherSettings()
 
@@ -208,6 +230,7 @@ _PLANS: dict[str, Plan] = {
     "domain-decoder": domain_segment_plan,
     "ov-sam": ov_sam.ov_sam_plan,
     "sam-clip": sam_clip.sam_clip_plan,
+    "sam-clip-regions": sam_clip.regions_plan,
     "matcher": lambda settings, section: sam_plan(settings.model_copy(update={"model": "sam"}), section=section),
 }
 _BUILT_IN = {
@@ -250,6 +273,7 @@ _BUILT_IN = {
         clip="words",
         status="to be trained",
     ),
+    "sam-clip-regions": _regions(),
 }
 
 

@@ -14,6 +14,7 @@ from wsi_pipeline.models.domain_decoder.object_map import ObjectMap, detections_
 from wsi_pipeline.models.domain_decoder.splitting import SplitSettings
 from wsi_pipeline.models.roles import Instances, MaskBatch
 from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT
+from wsi_pipeline.models.surest import surest
 from wsi_pipeline.models.windows import CELLS, Windows
 
 _SURE = 1.0
@@ -50,7 +51,7 @@ class Drawing:
                 for number, seen in enumerate(one_patch, start=1)
                 for group in self._grouped(seen, number, min_score)
             ]
-            found.append(_surest(groups, most))
+            found.append(surest(groups, most))
         return found
 
     def _grouped(self, seen: ObjectMap, class_number: int, min_score: float) -> Iterator[Instances]:
@@ -80,14 +81,3 @@ class Drawing:
             return drawn
         large = F.interpolate(torch.from_numpy(drawn)[None, None], scale_factor=factor, mode="bilinear")
         return np.asarray(large[0, 0].numpy())
-
-
-def _surest(groups: list[Instances], count: int) -> list[Instances]:
-    """At most ``count`` objects, the ones with the best scores."""
-    scores = np.concatenate([group.scores for group in groups] or [np.zeros(0, np.float32)])
-    if len(scores) <= count:
-        return groups
-    kept = np.zeros(len(scores), bool)
-    kept[np.argsort(-scores, kind="stable")[:count]] = True
-    parts = np.split(kept, np.cumsum([len(group) for group in groups])[:-1])
-    return [group.take(np.flatnonzero(part)) for group, part in zip(groups, parts, strict=True) if part.any()]

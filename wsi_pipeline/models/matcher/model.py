@@ -16,6 +16,7 @@ from wsi_pipeline.models.matcher.reference import load_references, reference_mpp
 from wsi_pipeline.models.matcher.settings import MatcherSettings
 from wsi_pipeline.models.matcher.sight import ClassExamples, Sight
 from wsi_pipeline.models.roles import Detections, Instances, MaskBatch, PairImages, Segmenter
+from wsi_pipeline.models.surest import surest
 from wsi_pipeline.segment.components import tight_boxes
 
 _OF_EACH = ("boxes", "scores", "points")
@@ -83,7 +84,7 @@ class MatcherModel:
             if sights and embedding is None:
                 embedding = self._segmenter.encode(pairs)
             drawn = self._drawn(embedding, number, sights, pairs.high[number])
-            found.append(_surest(drawn, min_score, max_objects))
+            found.append(surest(drawn, max_objects, least=min_score))
         return found
 
     def _see(self, pairs: PairImages, mpp: float) -> list[dict[int, Sight]]:
@@ -139,11 +140,3 @@ def _as_instances(drawn: Drawn, class_number: int) -> Instances:
         np.clip(drawn.scores, 0, 1).astype(np.float32),
         np.full(count, class_number, np.int64),
     )
-
-
-def _surest(groups: list[Instances], least: float, most: int) -> list[Instances]:
-    """The objects that have at least a score, at most so many of all groups."""
-    scores = np.sort(np.concatenate([np.zeros(0, np.float32), *(group.scores for group in groups)]))[::-1]
-    least = max(least, float(scores[most - 1]) if len(scores) > most else 0.0)
-    some = [group.take(np.flatnonzero(group.scores >= least)) for group in groups]
-    return [group for group in some if len(group)]

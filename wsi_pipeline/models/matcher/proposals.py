@@ -11,6 +11,7 @@ from scipy import ndimage
 from skimage.transform import resize
 from torchvision.ops import nms
 
+from wsi_pipeline.models.doubt import DOUBTFUL, settled
 from wsi_pipeline.models.matcher import prompts, score
 from wsi_pipeline.models.matcher.merge import Metrics, adding, apart, select, survivors
 from wsi_pipeline.models.matcher.settings import MatcherSettings
@@ -21,8 +22,6 @@ from wsi_pipeline.segment.components import stability, tight_boxes
 
 DENSE = (0.88, 0.95)
 """Least predicted IoU and stability of what the points of a dense grid give, as published."""
-DOUBTFUL = 4.0
-"""Logit up to which a segmenter may be talked out of what it says of a px."""
 AT_ONCE = 64
 """Prompts whose masks are held with all their px."""
 
@@ -66,16 +65,9 @@ class Drawn:
         """Some of them, by number, with scores if they are known by now."""
         return Drawn(self.logits[rows], self.iou[rows], self.scores[rows] if scores is None else scores)
 
-    def agreeing(self, other: np.ndarray) -> Drawn:
-        """The same masks, with others (S, S) added to their logits, if anything is left.
-
-        Where a mask is sure nothing changes, and nothing becomes part of it that does not touch it: what is alike
-        beside it is another object.
-        """
-        logits = self.logits + np.clip(other, -DOUBTFUL, DOUBTFUL).astype(np.float32)
-        for one, mask in zip(logits, self.masks, strict=True):
-            pieces, _ = ndimage.label(one > 0)
-            one[(one > 0) & ~np.isin(pieces, pieces[mask])] = BACKGROUND_LOGIT
+    def settled(self, evidence: np.ndarray) -> Drawn:
+        """The same masks with evidence (S, S) where they are in doubt, if anything is left; see ``doubt.settled``."""
+        logits = settled(self.logits, evidence)
         return Drawn(logits, self.iou, self.scores).take(np.flatnonzero((logits > 0).any(axis=(1, 2))))
 
     def joined(self, logits: np.ndarray) -> Drawn:
@@ -121,7 +113,7 @@ class Proposer:
         if settings.merge == "instances" and len(drawn):
             drawn = drawn.take(apart(drawn.masks, np.arange(len(drawn)), settings.max_overlap))
         if settings.likeness_logit:
-            drawn = drawn.agreeing(likeness / settings.likeness_logit)
+            drawn = drawn.settled(likeness / settings.likeness_logit)
         if settings.likeness_objects and len(drawn):
             drawn = drawn.joined(uncovered(drawn.masks, likeness, SMALLEST * (self._size / sight.grid) ** 2))
         return drawn.united() if settings.merge == "union" and len(drawn) else drawn

@@ -13,12 +13,19 @@ from wsi_pipeline.models.ov_sam.settings import ClipSettings
 from wsi_pipeline.models.registry import section_of
 from wsi_pipeline.models.resolve import WeightPlan
 from wsi_pipeline.models.sam_clip.facts import KIND, MINILM
+from wsi_pipeline.models.sam_clip.finder import TextFinder
 from wsi_pipeline.models.sam_clip.model import SamClip
 from wsi_pipeline.models.sam_clip.network import MergedSam, load_merged_sam
-from wsi_pipeline.models.sam_clip.plan import sam_clip_plan, text_prompts_plan, vocabulary_of
-from wsi_pipeline.models.sam_clip.prompter import TextPrompter
+from wsi_pipeline.models.sam_clip.plan import (
+    check_places,
+    places_of,
+    regions_plan,
+    sam_clip_plan,
+    text_prompts_plan,
+    vocabulary_of,
+)
 from wsi_pipeline.models.sam_clip.recogniser import SamClipRecogniser
-from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, TextPrompts
+from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, SegmentSettings, TextPrompts
 
 
 def build_segmenter(settings: ModelSettings, *, device: str = "cpu", dtype: str = "fp32") -> SamClip:
@@ -41,13 +48,25 @@ def build_recogniser(settings: RecogniseSettings, *, device: str = "cpu", dtype:
     return SamClipRecogniser(_model(plan, settings, device=device, dtype=dtype), vocabulary_of(settings))
 
 
-def build_text_prompter(settings: TextPrompts, *, device: str = "cpu", dtype: str = "fp32") -> TextPrompter:
+def build_text_prompter(settings: TextPrompts, *, device: str = "cpu", dtype: str = "fp32") -> TextFinder:
     """The prompter of a section with ``source: text``.
 
     Raises:
-        WorkflowError, WeightsError: see ``text_prompts_plan``, ``text_encoder_of`` and ``TextPrompter``.
+        WorkflowError, WeightsError: see ``text_prompts_plan``, ``check_places``, ``text_encoder_of`` and
+            ``TextFinder``.
     """
-    return TextPrompter(_model(text_prompts_plan(settings), settings, device=device, dtype=dtype), settings)
+    check_places(settings, where="prompts")
+    return TextFinder(_model(text_prompts_plan(settings), settings, device=device, dtype=dtype), settings)
+
+
+def build_regions(settings: SegmentSettings, *, device: str = "cpu", dtype: str = "fp32") -> TextFinder:
+    """The model of a segment section with ``model: sam-clip-regions``.
+
+    Raises:
+        WorkflowError, WeightsError: see ``regions_plan``, ``places_of``, ``text_encoder_of`` and ``TextFinder``.
+    """
+    model = _model(regions_plan(settings), settings, device=device, dtype=dtype)
+    return TextFinder(model, places_of(settings), margin=settings.window_margin)
 
 
 def text_encoder_of(network: MergedSam, clip: ClipSettings | None = None, *, device: str = "cpu") -> TextEncoder:

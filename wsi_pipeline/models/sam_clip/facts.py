@@ -25,6 +25,9 @@ class HeadShape(Section):
     width: int = Field(64, ge=8, description="channels")
     depth: int = Field(3, ge=0, description="transformer layers")
     heads: int = Field(4, ge=1, description="of attention")
+    places: Literal["alone", "together"] = Field(
+        "alone", description="whether maps show what each token says by itself, or with all others, as published"
+    )
     pool: Literal["max", "mean"] = Field("max", description="what of the tokens is kept for a patch as a whole")
 
 

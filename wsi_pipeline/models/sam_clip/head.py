@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Pool = Literal["max", "mean"]
+Places = Literal["alone", "together"]
 
 
 class Meaning(NamedTuple):
@@ -30,13 +31,23 @@ class ClipHead(nn.Module):
         width, depth, heads: of the transformer.
         out_dim: D, of the text encoder.
         pool: over the tokens; with ``max`` each channel is what the token knows that is surest of it.
+        places: whether the tokens of a map are each read alone, or together, as published. Where all attend to each
+            other every token of a patch says what the whole patch shows.
     """
 
     def __init__(
-        self, in_dim: int, *, width: int = 768, depth: int = 3, heads: int = 12, out_dim: int, pool: Pool = "max"
+        self,
+        in_dim: int,
+        *,
+        width: int = 768,
+        depth: int = 3,
+        heads: int = 12,
+        out_dim: int,
+        pool: Pool = "max",
+        places: Places = "alone",
     ) -> None:
         super().__init__()
-        self.in_dim, self.pool = in_dim, pool
+        self.in_dim, self.pool, self.places = in_dim, pool, places
         same = in_dim == width
         self.entry = nn.Identity() if same else nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, width))
         self.layers = nn.ModuleList(
@@ -51,7 +62,10 @@ class ClipHead(nn.Module):
     def on_map(self, tokens: Tensor) -> Meaning:
         """Read (B, h, w, C) tokens; those of the result have the same places."""
         meaning: Meaning = self(tokens.flatten(1, 2))
-        return meaning._replace(tokens=meaning.tokens.unflatten(1, tokens.shape[1:3]))
+        said = meaning.tokens
+        if self.places == "alone":
+            said = self(tokens.reshape(-1, 1, tokens.shape[-1])).pooled
+        return meaning._replace(tokens=said.reshape(*tokens.shape[:3], -1))
 
     def forward(self, tokens: Tensor) -> Meaning:
         """Read (B, T, C) tokens; T may be any number."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsi_pipeline.models.doubt import settled
 from wsi_pipeline.models.image_text import TextEncoder
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.roles import MaskBatch
@@ -80,6 +82,8 @@ class SamClip(SamSegmenter):
     def outline(self, embedding: PairEmbedding, pieces: Sequence[Pieces], *, margin: float | None = None) -> MaskBatch:
         """Draw pieces with SAM's decoder, which is asked with their boxes, peaks and masks as far as it takes them.
 
+        What the words say of a px counts where the decoder is in doubt, see ``doubt.settled``.
+
         Args:
             embedding: of B patches.
             pieces: of each, N in all.
@@ -89,7 +93,9 @@ class SamClip(SamSegmenter):
             N masks, patch after patch.
         """
         px = self.input_size / self.mask_size
-        return self.decode(embedding, prompts_of(pieces, self.prompt_kinds, px=px, points=PEAKS), margin=margin)
+        answer = self.decode(embedding, prompts_of(pieces, self.prompt_kinds, px=px, points=PEAKS), margin=margin)
+        said = _windows(np.concatenate([one.logits for one in pieces]), answer, self.input_size)
+        return replace(answer, logits=settled(answer.logits, said))
 
     def classes(self, vocabulary: VocabularySettings) -> Tensor:
         """(K, P, D) vectors of a vocabulary, see ``class_vectors``.
@@ -98,3 +104,13 @@ class SamClip(SamSegmenter):
             WorkflowError: the text encoder does not know a word.
         """
         return class_vectors(self._text, vocabulary).to(self.device)
+
+
+def _windows(maps: np.ndarray, answer: MaskBatch, size: int) -> np.ndarray:
+    """(N, h, w) of maps (N, M, M) of patches of ``size`` px, where the masks of an answer lie."""
+    if not len(maps):
+        return answer.logits
+    height, width = answer.logits.shape[1:]
+    large = F.interpolate(torch.from_numpy(maps)[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+    places = zip(large.numpy(), answer.origin, strict=True)
+    return np.stack([one[y : y + height, x : x + width] for one, (x, y) in places])

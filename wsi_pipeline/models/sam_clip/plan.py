@@ -9,7 +9,7 @@ from wsi_pipeline.models.ov_sam.settings import ClipSettings
 from wsi_pipeline.models.resolve import WeightPlan, trained_plan
 from wsi_pipeline.models.sam_clip.facts import KIND, MINILM, ClipFacts
 from wsi_pipeline.vocabulary import VocabularySettings
-from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, TextPrompts
+from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, SegmentSettings, TextPlaces, TextPrompts
 
 
 def sam_clip_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
@@ -25,6 +25,36 @@ def sam_clip_plan(settings: ModelSettings, *, section: str = "segment") -> Weigh
     path = plan.files[KIND]
     files = {KIND: path} if _holds_sam(path) else dict(plan.files)
     return WeightPlan(plan.backbone, files | _text_files(ClipFacts.read(path).text, settings.clip))
+
+
+def regions_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
+    """The files behind ``model: sam-clip-regions``; raises as ``sam_clip_plan``."""
+    return sam_clip_plan(settings.model_copy(update={"model": KIND}), section=section)
+
+
+def places_of(settings: SegmentSettings) -> TextPlaces:
+    """What a segment section with ``model: sam-clip-regions`` looks for.
+
+    Raises:
+        WorkflowError: nothing; or see ``check_places``.
+    """
+    if settings.text is None:
+        fix = "Name them, e.g. {classes: {tumor: [carcinoma], other: [normal tissue]}, background: other}"
+        raise WorkflowError("there are no words to look for", where="segment.text", fix=fix)
+    check_places(settings.text, where="segment.text")
+    return settings.text
+
+
+def check_places(settings: TextPlaces, *, where: str) -> None:
+    """Raises:
+    WorkflowError: there is no class to look for, or nothing to tell it from.
+    """
+    if not settings.targets or len(settings.names) < 2:
+        raise WorkflowError(
+            "a px is of the class that it fits best, and one class alone fits everywhere",
+            where=f"{where}.classes",
+            fix=f"Add a class for all else, and name it in {where}.background",
+        )
 
 
 def text_prompts_plan(prompts: TextPrompts) -> WeightPlan:
