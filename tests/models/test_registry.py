@@ -160,7 +160,9 @@ def test_weight_file_of_another_backbone_is_refused(tmp_path: Path) -> None:
 
 def test_decoder_in_place_of_a_sam_is_refused(tmp_path: Path) -> None:
     path = _decoder_file(tmp_path / "net_high.pth", 160)
-    with pytest.raises(WeightsError, match=r"holds HQ-SAM or WSI-SAM mask decoder .* but SAM was expected"):
+    with pytest.raises(
+        WeightsError, match=r"holds HQ-SAM or WSI-SAM mask decoder .* but one of SAM, SAM-CLIP was expected"
+    ):
         sam_plan(_settings(weights=path))
 
 

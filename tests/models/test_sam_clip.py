@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 
 from wsi_pipeline.errors import WeightsError, WorkflowError
 from wsi_pipeline.models.backbones.vit import ViTEncoder, ViTSize
-from wsi_pipeline.models.checkpoints import load_into
+from wsi_pipeline.models.builders import load_sam
 from wsi_pipeline.models.image_text import TextEncoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.preprocess import SAM_PIXELS
 from wsi_pipeline.models.registry import build_segmenter as build_segmenter_of
 from wsi_pipeline.models.registry import find_model
+from wsi_pipeline.models.resolve import sam_plan
 from wsi_pipeline.models.roles import (
     Detections,
     InstanceSegmenter,
@@ -41,7 +42,7 @@ from wsi_pipeline.models.sam_clip.facts import ClipFacts, HeadShape
 from wsi_pipeline.models.sam_clip.finder import TextFinder
 from wsi_pipeline.models.sam_clip.head import ClipHead
 from wsi_pipeline.models.sam_clip.model import SamClip
-from wsi_pipeline.models.sam_clip.network import MergedSam, load_merged_sam, sam_state, start_from_sam
+from wsi_pipeline.models.sam_clip.network import MergedSam, load_merged_sam, start_from_sam
 from wsi_pipeline.models.sam_clip.plan import class_names, sam_clip_plan, text_prompts_plan
 from wsi_pipeline.models.sam_clip.prompts import detections_of, pieces_of, prompts_of
 from wsi_pipeline.models.sam_clip.recogniser import SamClipRecogniser
@@ -227,8 +228,7 @@ def test_a_whole_file_is_one_file_and_opens_as_a_sam(tmp_path: Path, lite: Merge
     plan = sam_clip_plan(ModelSettings(model="sam-clip", weights=str(path)))
     assert set(plan.files) == {"sam-clip"}
     assert torch.equal(load_merged_sam(plan).clip_head.proj.weight, lite.clip_head.proj.weight)
-    sam = Sam(VARIANTS["lite_medsam"])
-    load_into(sam, sam_state(path))
+    sam = load_sam(sam_plan(ModelSettings(model="sam", weights=str(path))))
     assert torch.equal(sam.mask_decoder.iou_token.weight, lite.mask_decoder.iou_token.weight)
 
 

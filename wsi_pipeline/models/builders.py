@@ -16,6 +16,7 @@ from wsi_pipeline.models.pa_sam.model import PaSam, build_pa_sam
 from wsi_pipeline.models.pa_sam.segmenter import PaSamSegmenter
 from wsi_pipeline.models.resolve import WeightPlan, kinds_taken
 from wsi_pipeline.models.sam import Sam, SamSegmenter, build_sam
+from wsi_pipeline.models.sam_clip.network import sam_state
 from wsi_pipeline.models.segmenter import BatchedSegmenter
 from wsi_pipeline.models.wsi_sam import WsiSam, WsiSamSegmenter, build_wsi_sam, init_wsi_head
 from wsi_pipeline.workflow import ModelSettings
@@ -33,7 +34,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def load_sam(plan: WeightPlan) -> Sam:
     """The SAM of a plan, fp32, on the CPU, in evaluation mode."""
     sam = build_sam(plan.backbone.variant)
-    _fill(sam, plan.files["sam"])
+    load_into(sam, sam_state(plan.files["sam"]), where=plan.files["sam"])
     return sam
 
 

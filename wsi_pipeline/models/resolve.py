@@ -90,13 +90,15 @@ def kinds_taken(settings: ModelSettings, backbone: Backbone) -> frozenset[str]:
 
 
 def sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:
-    """The file behind ``model: sam``.
+    """The file behind ``model: sam``; one of a whole SAM-CLIP is a SAM, too.
 
     Raises:
         WorkflowError: unknown backbone, or a second decoder was given.
         WeightsError: the file is missing, unreadable, or of another kind or variant.
     """
-    return _one_decoder_plan("sam", ("sam",), settings, section)
+    plan = _one_decoder_plan("sam", ("sam", "sam-clip"), settings, section)
+    (path,) = plan.files.values()
+    return WeightPlan(plan.backbone, {"sam": path})
 
 
 def hq_sam_plan(settings: ModelSettings, *, section: str = "segment") -> WeightPlan:

@@ -25,8 +25,8 @@ WIDTH = 160
 """Channels after the convolution."""
 GRID = 4
 """Side of the grid that a box is pooled to."""
-DROPOUT = 0.1
-"""Share of the maps' channels that a training step does not see."""
+DROPOUT = 0.5
+"""Share of the maps' channels that a training step does not see: many, as there are more of them than objects."""
 _FIRST_SCALE = 20.0
 _LARGEST_SCALE = 100.0
 """CLIP's."""
