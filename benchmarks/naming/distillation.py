@@ -22,6 +22,8 @@ from wsi_pipeline.training.ov_sam_batches import regions_of
 WIDTH, DEPTH, HEADS, RATE = 128, 2, 4, 2e-3
 GRID = 32
 """Side of what the adapter sees at once: a quarter of a map. Attention to all of a map takes sixteen times as long."""
+QUARTERS = 4
+"""Of maps, that a step learns from."""
 CPU = torch.device("cpu")
 
 
@@ -51,7 +53,7 @@ def distilled(
 
     Args:
         sam: teacher.
-        lessons: to learn from, a quarter of one a step.
+        lessons: to learn from, some quarters of them a step.
         exams: to measure on.
         chosen: of the three stages, which ones the adapter is given.
         steps: of the optimiser.
@@ -102,14 +104,17 @@ def _start(adapter: Sam2ClipAdapter, wanted: Sequence[Tensor]) -> None:
 
 
 def _learn(adapter: nn.Module, lessons: Sequence[Stages], chosen: slice, steps: int) -> None:
-    """Of a random quarter of a random lesson each step."""
+    """Of some random quarters of random lessons each step."""
     optimiser = torch.optim.AdamW(adapter.parameters(), lr=RATE, weight_decay=0.05)
     falling = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
     rng = np.random.default_rng(0)
-    for number, row, column in rng.integers((len(lessons), 2, 2), size=(steps, 3)).tolist():
-        lesson = lessons[number]
-        # tensors made for inference cannot take part in a gradient, copies can
-        *levels, wanted = (_quarter(one, row, column).clone() for one in (*lesson.levels[chosen], lesson.embedding))
+    for _ in range(steps):
+        places = rng.integers((len(lessons), 2, 2), size=(QUARTERS, 3)).tolist()
+        parts = [
+            [_quarter(one, row, column) for one in (*lesson.levels[chosen], lesson.embedding)]
+            for lesson, row, column in ((lessons[number], row, column) for number, row, column in places)
+        ]
+        *levels, wanted = (torch.cat(some) for some in zip(*parts, strict=True))
         loss = F.mse_loss(adapter(levels), wanted)
         optimiser.zero_grad()
         loss.backward()

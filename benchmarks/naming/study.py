@@ -39,7 +39,7 @@ TRAINED, ASKED = 24, 12
 HEAD, SENTENCES, SHUFFLED = "region head", "region head, sentence vectors", "region head, names shuffled"
 WHOLE_TILE = 0.5
 """px of the patch per px of a tile of 512 px, so that one patch shows all of it."""
-STEPS = 200
+STEPS = 300
 ONE_SET = ("benign gland", "tumour region")
 """Classes that one data set holds both of."""
 MOST = 40

@@ -73,12 +73,12 @@ def measure(
     model.encoder.keep_in(embeddings)
     vocabulary = VocabularySettings.model_validate({"classes": list(subject.classes)})
     said, classes, dice, last = [], [], [], len(subject.classes) - 1
-    together, coarse, refined = (np.zeros_like(truth.maps) for _ in range(3))
+    together, alone, coarse, refined = (np.zeros_like(truth.maps) for _ in range(4))
     for row, sample in enumerate(truth.samples):
         embedding = model.encode(PairImages(sample.high.image[None]))
         said.append(model.meaning(embedding).pooled)
         classes.append(model.classify(embedding, vocabulary)[0].argmax())
-        for places, canvas in (("together", together), ("alone", coarse)):
+        for places, canvas in (("together", together), ("alone", alone), ("both", coarse)):
             network.clip_head.places = places
             text_map = model.text_map(embedding, vocabulary)
             (pieces,) = model.pieces(text_map, range(last), threshold=THRESHOLD, min_area=LEAST_AREA)
@@ -92,7 +92,8 @@ def measure(
     return (
         cosines(torch.cat(said), truth.vectors, truth.mean)
         | {"balanced_accuracy": balanced_accuracy(np.array(classes), truth.shown)}
-        | {"together_iou": _iou(together, truth, known), "map_iou": _iou(coarse, truth, known)}
+        | {"together_iou": _iou(together, truth, known), "alone_iou": _iou(alone, truth, known)}
+        | {"map_iou": _iou(coarse, truth, known)}
         | drawn
     )
 

@@ -171,7 +171,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], dict[str, str], str]] = {
         "sam",
         _write(_whole("hq", "vit_b")),
         {},
-        "holds HQ-SAM for vit_b, but one of SAM, SAM-CLIP was expected. Set segment.model and segment.backbone to fit the file",
+        "holds HQ-SAM for vit_b, but one of SAM, SAM-CLIP was expected. Set segment.model and segment.backbone to fit",
     ),
     "HQ-SAM for WSI-SAM": ("wsi-sam", _write(_whole("hq", "vit_b")), {}, "holds HQ-SAM for vit_b, but one of SAM, WSI"),
     "HQ-SAM for PA-SAM": (

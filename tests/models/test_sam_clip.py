@@ -149,11 +149,18 @@ def test_published_keys_have_no_entry_and_three_layers() -> None:
 
 @pytest.mark.parametrize("pool", ["max", "mean"])
 def test_vectors_have_unit_length_after_the_projection(pool: str) -> None:
-    head = ClipHead(32, width=32, depth=1, heads=2, out_dim=5, pool=pool).eval()
-    meaning = head.on_map(torch.randn(2, 3, 4, 32))
+    head = ClipHead(32, width=32, depth=1, heads=2, out_dim=5, pool=pool, places="together").eval()
+    tokens = torch.randn(2, 3, 4, 32)
+    meaning = head.on_map(tokens)
     assert meaning.tokens.shape == (2, 3, 4, 5)
     torch.testing.assert_close(meaning.tokens.norm(dim=-1), torch.ones(2, 3, 4))
     torch.testing.assert_close(meaning.pooled.norm(dim=-1), torch.ones(2))
+    head.places = "alone"
+    alone = head.on_map(tokens)
+    torch.testing.assert_close(alone.tokens[1, 2, 3], head(tokens[1, 2, 3][None, None]).pooled[0])
+    torch.testing.assert_close(alone.pooled, meaning.pooled)
+    head.places = "both"
+    torch.testing.assert_close(head.on_map(tokens).tokens, (meaning.tokens + alone.tokens) / 2)
 
 
 def test_under_max_pooling_one_token_counts_however_many_others_there_are() -> None:

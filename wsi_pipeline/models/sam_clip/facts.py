@@ -25,8 +25,8 @@ class HeadShape(Section):
     width: int = Field(64, ge=8, description="channels")
     depth: int = Field(3, ge=0, description="transformer layers")
     heads: int = Field(4, ge=1, description="of attention")
-    places: Literal["alone", "together"] = Field(
-        "alone", description="whether maps show what each token says by itself, or with all others, as published"
+    places: Literal["both", "alone", "together"] = Field(
+        "both", description="maps show what each token says alone, together with all others, as published, or the mean"
     )
     pool: Literal["max", "mean"] = Field("max", description="what of the tokens is kept for a patch as a whole")
 

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Pool = Literal["max", "mean"]
-Places = Literal["alone", "together"]
+Places = Literal["both", "alone", "together"]
 
 
 class Meaning(NamedTuple):
-    """What B patches mean, in vectors of unit length.
+    """What B patches mean.
 
     Attributes:
-        tokens: (B, T, D) or (B, h, w, D) float32 of each token.
-        pooled: (B, D) float32 of the whole.
+        tokens: (B, T, D) or (B, h, w, D) float32 of each token, of unit length or the mean of two that are.
+        pooled: (B, D) float32 of the whole, of unit length.
     """
 
     tokens: Tensor
@@ -31,8 +31,9 @@ class ClipHead(nn.Module):
         width, depth, heads: of the transformer.
         out_dim: D, of the text encoder.
         pool: over the tokens; with ``max`` each channel is what the token knows that is surest of it.
-        places: whether the tokens of a map are each read alone, or together, as published. Where all attend to each
-            other every token of a patch says what the whole patch shows.
+        places: whether the tokens of a map are each read alone, or together, as published, or both, which is the mean.
+            Where all attend to each other every token of a patch says what the whole patch shows; what is read alone
+            knows nothing of its surroundings.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ClipHead(nn.Module):
         heads: int = 12,
         out_dim: int,
         pool: Pool = "max",
-        places: Places = "alone",
+        places: Places = "both",
     ) -> None:
         super().__init__()
         self.in_dim, self.pool, self.places = in_dim, pool, places
@@ -62,10 +63,12 @@ class ClipHead(nn.Module):
     def on_map(self, tokens: Tensor) -> Meaning:
         """Read (B, h, w, C) tokens; those of the result have the same places."""
         meaning: Meaning = self(tokens.flatten(1, 2))
-        said = meaning.tokens
-        if self.places == "alone":
-            said = self(tokens.reshape(-1, 1, tokens.shape[-1])).pooled
-        return meaning._replace(tokens=said.reshape(*tokens.shape[:3], -1))
+        said = meaning.tokens.reshape(*tokens.shape[:3], -1)
+        if self.places == "together":
+            return meaning._replace(tokens=said)
+        alone = self(tokens.reshape(-1, 1, tokens.shape[-1])).pooled.reshape(said.shape)
+        # the mean of two vectors has the mean of their cosines as long as it keeps its length
+        return meaning._replace(tokens=alone if self.places == "alone" else (said + alone) / 2)
 
     def forward(self, tokens: Tensor) -> Meaning:
         """Read (B, T, C) tokens; T may be any number."""
