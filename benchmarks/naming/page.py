@@ -162,8 +162,10 @@ def _how(found: Mapping[str, Any]) -> str:
     lines = [
         f"The recipe is the one that ships, with {recipe['epochs']} epochs on drawn tiles, which are looked at without"
         f" the low patch as nothing lies around them. Augmented versions of a tile: {recipe['variants']}"
-        f"{_versions(how)}. The last epoch counts. The length of training and its rates were settled with the"
-        " validation curve of the real tiles in sight, so their numbers are not quite blind.",
+        f"{_versions(how)}. The last epoch counts. The length of training, its rates and the"
+        " share of dropped channels were settled with the real tiles and the folds of one data set in sight, so their"
+        " numbers are not quite blind. On a slide of another laboratory the head fails: see"
+        " [what was decided](../concepts/decisions.md#no-head-that-names-things-comes-with-the-package).",
         "*Feature-crop* takes the mean of the encoder's two maps under the mask, brings channels to one scale, and"
         " either names the class with the nearest mean or asks a linear model (logistic regression, classes weighted"
         " alike). The last three ways are such a model on the mean and spread of red, green and blue under the mask, on"
