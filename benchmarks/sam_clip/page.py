@@ -39,6 +39,13 @@ EXPECTED = {
     "SAM refines": "SAM's masks raise it by 0.05",
     "tile class as the teacher": "balanced accuracy of the patch class within 0.05 of the teacher's",
 }
+WHY = {
+    "rehearsal matters": "So few small steps hardly change the encoder, and the Dice of both runs is the same but for chance.",
+    "SAM refines": "Where a class fills most of a patch its box is the patch, and SAM has no outline to find in it.",
+    "tile class as the teacher": "The classes are of few tiles each, so a few patches are worth the difference; the"
+    " cosine says that the head follows the teacher, but not where the teacher itself is in doubt.",
+}
+"""What is behind expectations that were missed, where it is known."""
 
 
 def render(found: Mapping[str, Any], command: str) -> str:
@@ -72,12 +79,14 @@ def _subject(name: str, found: Mapping[str, Any]) -> str:
     )
     verdicts = passed(found)
     checks = ([EXPECTED[key], "yes" if good else "**no**"] for key, good in verdicts.items())
+    reasons = "".join(f"{WHY[key]}\n\n" for key, good in verdicts.items() if not good and key in WHY)
     return (
         f"## {title}\n\n{found['test']} patches of {found['groups']} tiles that nobody learned from; classes:"
         f" {', '.join(found['classes'])}. The teacher's own balanced accuracy is {found['teacher']:.3f}; a map of the"
         f" most frequent class has a mean IoU of {found['constant_iou']:.3f}. The head's file has"
         f" {found['head']['bytes'] / 1e6:.2f} MB.\n\n"
-        f"{table(['trained', *METRICS.values()], rows)}\n\n{table(['expected', 'reached'], checks)}\n\n{_curve(found)}"
+        f"{table(['trained', *METRICS.values()], rows)}\n\n{table(['expected', 'reached'], checks)}\n\n"
+        f"{reasons}{_curve(found)}"
     )
 
 
