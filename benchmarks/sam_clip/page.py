@@ -40,7 +40,8 @@ EXPECTED = {
     "tile class as the teacher": "balanced accuracy of the patch class within 0.05 of the teacher's",
 }
 WHY = {
-    "rehearsal matters": "So few small steps hardly change the encoder, and the Dice of both runs is the same but for chance.",
+    "rehearsal matters": "So few small steps hardly change the encoder, and the Dice of both runs is the"
+    " same but for chance.",
     "SAM refines": "Where a class fills most of a patch its box is the patch, and SAM has no outline to find in it.",
     "tile class as the teacher": "The classes are of few tiles each, so a few patches are worth the difference; the"
     " cosine says that the head follows the teacher, but not where the teacher itself is in doubt.",
