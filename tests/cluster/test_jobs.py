@@ -193,11 +193,15 @@ def test_keys_can_be_read_by_their_owner_only_and_go_with_the_run(tmp_path: Path
 def test_ctrl_c_stays_with_the_run() -> None:
     code = """
 import signal
+from concurrent.futures import ThreadPoolExecutor
+
 from wsi_pipeline.cluster.jobs import scripts
 from wsi_pipeline.cluster.profile import Profile, load_profile
 
 before = signal.getsignal(signal.SIGINT)
 assert scripts("slurm", load_profile("slurm", None, Profile), 1)
 assert signal.getsignal(signal.SIGINT) is before
+with ThreadPoolExecutor() as other:  # jobs are replaced by one
+    assert other.submit(scripts, "slurm", load_profile("slurm", None, Profile), 1).result()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

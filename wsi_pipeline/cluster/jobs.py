@@ -255,8 +255,8 @@ def _job_class(system: str) -> type[Job]:
         raise WsiPipelineError(
             "dask-jobqueue is not installed", where=system, fix="Run pip install 'wsi-pipeline[cluster]'"
         ) from None
-    finally:
-        # it takes Ctrl-C for itself as it is imported
+    if signal.getsignal(signal.SIGINT) is not interrupted:
+        # it takes Ctrl-C for itself as it is imported, which is before any other thread asks
         signal.signal(signal.SIGINT, interrupted)
     job: type[Job] = getattr(import_module(f"{module.__name__}.{system}"), SYSTEMS[system].job)
     return job
