@@ -211,6 +211,7 @@ def test_models_list_has_the_plug_in(tools: Any, plugin: None) -> None:
         "matcher",
         "ov-sam",
         "sam-clip",
+        "sam-clip-regions",
         "darkness",
         "threshold",
     ]

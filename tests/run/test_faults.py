@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from wsi_pipeline.run.lease import BEAT_SECONDS
 from wsi_pipeline.run.ledger import read_lines
 
 pytestmark = pytest.mark.slow
@@ -223,11 +224,16 @@ def test_second_coordinator_is_kept_out_and_one_taken_for_dead_gives_way(
     command = words(output, "--workers", 1, export__overview=False)
     first = start(command)
     first.wait_for(lambda: len(runs.finished(output, "segment")) >= 2)
+    # it stands still, or it may be done before the other one has begun
+    first.process.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
     second = tools.call(*command)
     assert second.code == 2
     assert "another run is using this folder (process " in second.err
     lease = output / ".lease"
     lease.write_text(json.dumps(json.loads(lease.read_text()) | {"token": "another"}))
+    time.sleep(max(0, stopped + BEAT_SECONDS - time.monotonic()))  # it looks at its lease at once
+    first.process.send_signal(signal.SIGCONT)
     assert first.process.wait(timeout=60) == 2
     assert "another run took this folder over" in first.log.read_text().splitlines()[-1]
     lease.unlink()
