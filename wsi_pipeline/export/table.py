@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute  # casts load it when they are asked, and fail where threads ask at once
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import shapely
