@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.matcher.settings import MatcherSettings
@@ -115,6 +116,16 @@ class TextPlaces(VocabularySettings):
 
     threshold: Share = Field(0.5, description="px of at least this probability are of a class")
     min_area: SquareMicrons = Field(2000.0, description="smaller places are left out")
+
+    @model_validator(mode="after")
+    def _tells_apart(self) -> TextPlaces:
+        if not self.targets or len(self.names) < 2:
+            raise PydanticCustomError(
+                "alone",
+                "classes: a px is of the class that it fits best, and one class alone fits everywhere; "
+                "add a class for all else, and name it in background",
+            )
+        return self
 
 
 class TextPrompts(TextPlaces):

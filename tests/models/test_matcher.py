@@ -450,7 +450,7 @@ def test_features_are_of_unit_length_level_by_level() -> None:
 
 def test_masks_of_which_likeness_leaves_nothing_are_dropped() -> None:
     drawn = Drawn(np.array([[[3.0, -9.0]], [[1.0, -2.0]]], np.float32), np.array([0.9, 0.8]), np.array([0.5, 0.4]))
-    assert drawn.settled(np.array([[-2.0, 9.0]])).iou.tolist() == [0.9]
+    assert drawn.with_evidence(np.array([[-2.0, 9.0]])).iou.tolist() == [0.9]
 
 
 def test_what_is_alike_and_was_not_drawn_is_an_object_if_it_is_alike_enough_and_large_enough() -> None:

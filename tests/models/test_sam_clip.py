@@ -48,7 +48,15 @@ from wsi_pipeline.models.sam_clip.prompts import detections_of, pieces_of, promp
 from wsi_pipeline.models.sam_clip.recogniser import SamClipRecogniser
 from wsi_pipeline.models.sam_clip.sight import GRID, resized_positions, tokens_of
 from wsi_pipeline.vocabulary import VocabularySettings
-from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, SegmentSettings, TextPlaces, TextPrompts
+from wsi_pipeline.workflow import (
+    ModelSettings,
+    RecogniseSettings,
+    SegmentSettings,
+    TextPlaces,
+    TextPrompts,
+    change_workflow,
+    load_workflow,
+)
 
 WORDS = ("left", "right")
 FACTS = ClipFacts(backbone="lite-medsam", teacher="none", text="table", dim=8, shape=HeadShape(depth=1), classes=WORDS)
@@ -222,7 +230,7 @@ def test_a_head_goes_on_the_backbone_that_it_names(tmp_path: Path, lite: MergedS
     path = saved(tmp_path / "head.safetensors", lite, whole=False)
     plan = sam_clip_plan(ModelSettings(model="sam-clip", weights=str(path)))
     assert set(plan.files) == {"sam", "sam-clip"}
-    assert plan == text_prompts_plan(TextPrompts(source="text", weights=str(path)))
+    assert plan == text_prompts_plan(TextPrompts(source="text", classes=list(WORDS), weights=str(path)))
     loaded = load_merged_sam(plan).state_dict()
     for key, value in lite.own_state().items():
         assert torch.equal(loaded[key], value)
@@ -257,9 +265,9 @@ def test_other_files_and_backbones_are_refused(tmp_path: Path, lite: MergedSam) 
     with pytest.raises(WeightsError, match=r"was trained on lite-medsam. Set segment.backbone to it"):
         sam_clip_plan(ModelSettings(model="sam-clip", weights=str(path), backbone="vit-b"))
     with pytest.raises(WorkflowError, match="no such backbone: vit-x"):
-        text_prompts_plan(TextPrompts(source="text", weights=str(path), backbone="vit-x"))
+        text_prompts_plan(TextPrompts(source="text", classes=list(WORDS), weights=str(path), backbone="vit-x"))
     with pytest.raises(WeightsError, match="does not say what SAM-CLIP learned"):
-        text_prompts_plan(TextPrompts(source="text", weights="nuclei-litemedsam"))
+        text_prompts_plan(TextPrompts(source="text", classes=list(WORDS), weights="nuclei-litemedsam"))
 
 
 @pytest.fixture(scope="module")
@@ -377,19 +385,23 @@ def test_places_are_drawn_where_they_lie(obvious: SamClip) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("change", "where"),
     [
-        ({"classes": ["left"]}, r"segment.text.classes: .*one class alone fits everywhere. Add a class for all else"),
-        (None, "segment.text: there are no words to look for"),
+        ({"segment.text.classes": ["Tumor"], "segment.text.background": None}, "segment.text"),
+        ({"segment.text.classes": [], "segment.text.background": None}, "segment.text"),
+        ({"prompts": {"source": "text", "classes": ["Tumor"]}}, "prompts.text"),
     ],
 )
-def test_what_has_nothing_to_be_told_from_is_refused(table: str, text: object, message: str) -> None:
-    section = {"model": "sam-clip-regions", "weights": table, "text": text}
-    with pytest.raises(WorkflowError, match=message):
-        find_model("sam-clip-regions").class_names(SegmentSettings.model_validate(section))
-    prompts = TextPrompts.model_validate({"source": "text", "weights": table, "classes": ["left"]})
-    with pytest.raises(WorkflowError, match=r"prompts.classes: .*one class alone fits everywhere"):
-        build_text_prompter(prompts)
+def test_what_has_nothing_to_be_told_from_is_refused(change: dict[str, object], where: str) -> None:
+    with pytest.raises(WorkflowError) as refused:
+        change_workflow(load_workflow("text-regions"), change)
+    assert f"{where}: classes: a px is of the class that it fits best" in str(refused.value)
+
+
+def test_regions_need_words(table: str) -> None:
+    settings = SegmentSettings(model="sam-clip-regions", weights=table)
+    with pytest.raises(WorkflowError, match=r"segment\.text: there are no words to look for"):
+        find_model("sam-clip-regions").class_names(settings)
 
 
 def test_regions_are_a_model_of_a_workflow(table: str) -> None:

@@ -115,14 +115,27 @@ def _built_in(name: str, plan: Plan, description: str, status: str) -> ModelSpec
     )
 
 
-def _finder(
+def _finder(name: str, description: str, build: Builder, **facts: Any) -> ModelSpec:
+    """A model that finds objects by itself; ``facts`` are fields of ``ModelSpec``."""
+    return ModelSpec(
+        name=name,
+        roles=("InstanceSegmenter",),
+        description=description,
+        build=build,
+        prompt_kinds=frozenset(),
+        backbones=tuple(BACKBONES),
+        **facts,
+    )
+
+
+def _trained_finder(
     name: str,
     plan: Plan,
     description: str,
     class_names: Callable[[Path], tuple[str, ...]],
     context_factor: Callable[[Path], float | None] = lambda path: None,
 ) -> ModelSpec:
-    """A model that finds objects by itself, with what its file says of itself."""
+    """One with what its file says of itself."""
 
     def files(settings: ModelSettings) -> Mapping[str, Path]:
         return plan(settings, section=section_of(settings)).files
@@ -133,18 +146,24 @@ def _finder(
         found = plan(settings, section=section_of(settings))
         return builders.build_finder(name, found, settings, device=device, dtype=dtype)
 
-    return ModelSpec(
-        name=name,
-        roles=("InstanceSegmenter",),
-        description=description,
-        build=build,
-        prompt_kinds=frozenset(),
-        backbones=tuple(BACKBONES),
+    return _finder(
+        name,
+        description,
+        build,
         weight_files=files,
         class_names=lambda settings: class_names(files(settings)[name]),
         context_factor=lambda settings: context_factor(files(settings)[name]),
         status="trained weights ship for lite-medsam; on other backbones to be trained",
     )
+
+
+def _built_by(module: str, function: str) -> Builder:
+    """What a function makes that is imported once it is needed."""
+
+    def build(settings: ModelSettings, *, device: str, dtype: str) -> Any:
+        return getattr(import_module(module), function)(settings, device=device, dtype=dtype)
+
+    return build
 
 
 def _segmenter_and_recogniser(name: str, description: str, **facts: Any) -> ModelSpec:
@@ -174,45 +193,15 @@ def _matcher() -> ModelSpec:
 
         return facts
 
-    def build(settings: ModelSettings, *, device: str, dtype: str) -> InstanceSegmenter:
-        from wsi_pipeline.models.matcher.build import build_matcher
-
-        return build_matcher(cast("SegmentSettings", settings), device=device, dtype=dtype)
-
-    return ModelSpec(
-        name="matcher",
-        roles=("InstanceSegmenter",),
-        description="finds what looks like annotated examples",
-        build=build,
-        prompt_kinds=frozenset(),
-        backbones=tuple(BACKBONES),
+    return _finder(
+        "matcher",
+        "finds what looks like annotated examples",
+        _built_by("wsi_pipeline.models.matcher.build", "build_matcher"),
         weight_files=lambda settings: facts().segment_files(settings),
         inputs=lambda settings: facts().example_files(_matching(settings)),
         class_names=lambda settings: facts().class_names(settings),
         learns_slide=lambda settings: _matching(settings).centre == "slide",
         status="needs no training, but examples",
-    )
-
-
-def _regions() -> ModelSpec:
-    """SAM-CLIP as a finder of what fits words."""
-
-    def build(settings: ModelSettings, *, device: str, dtype: str) -> InstanceSegmenter:
-        from wsi_pipeline.models.sam_clip.build import build_regions
-
-        return build_regions(cast("SegmentSettings", settings), device=device, dtype=dtype)
-
-    return ModelSpec(
-        name="sam-clip-regions",
-        roles=("InstanceSegmenter",),
-        description="finds and draws what fits the words for a class",
-        build=build,
-        prompt_kinds=frozenset(),
-        backbones=tuple(BACKBONES),
-        weight_files=lambda settings: sam_clip.regions_plan(settings).files,
-        class_names=lambda settings: sam_clip.places_of(cast("SegmentSettings", settings)).targets,
-        clip="words",
-        status="to be trained",
     )
 
 
@@ -242,13 +231,13 @@ _BUILT_IN = {
         ("wsi-sam", "dual mask decoder on paired patches, HQ features and token aggregation", _TRAINED),
     )
 } | {
-    "lora-sam": _finder(
+    "lora-sam": _trained_finder(
         "lora-sam",
         lora_sam_plan,
         "low-rank adapted encoder; finds objects without prompts",
         lambda path: lora_sam_facts(path).settings.classes,
     ),
-    "domain-decoder": _finder(
+    "domain-decoder": _trained_finder(
         "domain-decoder",
         domain_segment_plan,
         "a small decoder on a frozen encoder; finds objects without prompts",
@@ -273,7 +262,15 @@ _BUILT_IN = {
         clip="words",
         status="to be trained",
     ),
-    "sam-clip-regions": _regions(),
+    "sam-clip-regions": _finder(
+        "sam-clip-regions",
+        "finds and draws what fits the words for a class",
+        _built_by("wsi_pipeline.models.sam_clip.build", "build_regions"),
+        weight_files=lambda settings: sam_clip.regions_plan(settings).files,
+        class_names=lambda settings: sam_clip.places_of(cast("SegmentSettings", settings)).targets,
+        clip="words",
+        status="to be trained",
+    ),
 }
 
 

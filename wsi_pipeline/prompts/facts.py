@@ -31,18 +31,13 @@ def prompter_class_names(prompts: PromptSettings | None) -> tuple[str, ...]:
     """The classes that a source tells apart by itself, the first being class 1.
 
     Raises:
-        WorkflowError, PromptError: an example cannot be used, or words have nothing to be told from.
+        WorkflowError, PromptError: an example cannot be used.
     """
     if isinstance(prompts, MatcherPrompts):
         from wsi_pipeline.models.matcher.facts import example_classes
 
         return example_classes(prompts)
-    if isinstance(prompts, TextPrompts):
-        from wsi_pipeline.models.sam_clip.plan import check_places
-
-        check_places(prompts, where="prompts")
-        return prompts.targets
-    return ()
+    return prompts.targets if isinstance(prompts, TextPrompts) else ()
 
 
 def learns_slide(workflow: Workflow) -> bool:

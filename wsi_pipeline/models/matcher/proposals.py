@@ -11,7 +11,7 @@ from scipy import ndimage
 from skimage.transform import resize
 from torchvision.ops import nms
 
-from wsi_pipeline.models.doubt import DOUBTFUL, settled
+from wsi_pipeline.models.evidence import STRONGEST, with_evidence
 from wsi_pipeline.models.matcher import prompts, score
 from wsi_pipeline.models.matcher.merge import Metrics, adding, apart, select, survivors
 from wsi_pipeline.models.matcher.settings import MatcherSettings
@@ -65,9 +65,9 @@ class Drawn:
         """Some of them, by number, with scores if they are known by now."""
         return Drawn(self.logits[rows], self.iou[rows], self.scores[rows] if scores is None else scores)
 
-    def settled(self, evidence: np.ndarray) -> Drawn:
-        """The same masks with evidence (S, S) where they are in doubt, if anything is left; see ``doubt.settled``."""
-        logits = settled(self.logits, evidence)
+    def with_evidence(self, evidence: np.ndarray) -> Drawn:
+        """The same masks with evidence (S, S) where they are in doubt, if anything is left; see ``evidence``."""
+        logits = with_evidence(self.logits, evidence)
         return Drawn(logits, self.iou, self.scores).take(np.flatnonzero((logits > 0).any(axis=(1, 2))))
 
     def joined(self, logits: np.ndarray) -> Drawn:
@@ -113,7 +113,7 @@ class Proposer:
         if settings.merge == "instances" and len(drawn):
             drawn = drawn.take(apart(drawn.masks, np.arange(len(drawn)), settings.max_overlap))
         if settings.likeness_logit:
-            drawn = drawn.settled(likeness / settings.likeness_logit)
+            drawn = drawn.with_evidence(likeness / settings.likeness_logit)
         if settings.likeness_objects and len(drawn):
             drawn = drawn.joined(uncovered(drawn.masks, likeness, SMALLEST * (self._size / sight.grid) ** 2))
         return drawn.united() if settings.merge == "union" and len(drawn) else drawn
@@ -192,7 +192,7 @@ def uncovered(masks: np.ndarray, field: np.ndarray, least: float) -> np.ndarray:
     numbers = np.arange(1, count + 1)
     areas, heights = np.bincount(pieces.ravel(), minlength=count + 1)[1:], ndimage.maximum(field, pieces, numbers)
     wanted = numbers[(areas >= least) & (np.asarray(heights) >= field.max() / 2)]
-    sure = (DOUBTFUL / field.max() * field).astype(np.float32)
+    sure = (STRONGEST / field.max() * field).astype(np.float32)
     return np.where(pieces == wanted[:, None, None], sure, BACKGROUND_LOGIT).astype(np.float32)
 
 

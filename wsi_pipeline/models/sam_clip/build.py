@@ -17,7 +17,6 @@ from wsi_pipeline.models.sam_clip.finder import TextFinder
 from wsi_pipeline.models.sam_clip.model import SamClip
 from wsi_pipeline.models.sam_clip.network import MergedSam, load_merged_sam
 from wsi_pipeline.models.sam_clip.plan import (
-    check_places,
     places_of,
     regions_plan,
     sam_clip_plan,
@@ -52,10 +51,8 @@ def build_text_prompter(settings: TextPrompts, *, device: str = "cpu", dtype: st
     """The prompter of a section with ``source: text``.
 
     Raises:
-        WorkflowError, WeightsError: see ``text_prompts_plan``, ``check_places``, ``text_encoder_of`` and
-            ``TextFinder``.
+        WorkflowError, WeightsError: see ``text_prompts_plan``, ``text_encoder_of`` and ``TextFinder``.
     """
-    check_places(settings, where="prompts")
     return TextFinder(_model(text_prompts_plan(settings), settings, device=device, dtype=dtype), settings)
 
 

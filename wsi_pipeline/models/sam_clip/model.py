@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsi_pipeline.models.doubt import settled
+from wsi_pipeline.models.evidence import with_evidence
 from wsi_pipeline.models.image_text import TextEncoder
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.roles import MaskBatch
@@ -82,7 +82,7 @@ class SamClip(SamSegmenter):
     def outline(self, embedding: PairEmbedding, pieces: Sequence[Pieces], *, margin: float | None = None) -> MaskBatch:
         """Draw pieces with SAM's decoder, which is asked with their boxes, peaks and masks as far as it takes them.
 
-        What the words say of a px counts where the decoder is in doubt, see ``doubt.settled``.
+        What the words say of a px counts where the decoder is in doubt, see ``evidence.with_evidence``.
 
         Args:
             embedding: of B patches.
@@ -95,7 +95,7 @@ class SamClip(SamSegmenter):
         px = self.input_size / self.mask_size
         answer = self.decode(embedding, prompts_of(pieces, self.prompt_kinds, px=px, points=PEAKS), margin=margin)
         said = _windows(np.concatenate([one.logits for one in pieces]), answer, self.input_size)
-        return replace(answer, logits=settled(answer.logits, said))
+        return replace(answer, logits=with_evidence(answer.logits, said))
 
     def classes(self, vocabulary: VocabularySettings) -> Tensor:
         """(K, P, D) vectors of a vocabulary, see ``class_vectors``.

@@ -36,25 +36,12 @@ def places_of(settings: SegmentSettings) -> TextPlaces:
     """What a segment section with ``model: sam-clip-regions`` looks for.
 
     Raises:
-        WorkflowError: nothing; or see ``check_places``.
+        WorkflowError: nothing.
     """
     if settings.text is None:
         fix = "Name them, e.g. {classes: {tumor: [carcinoma], other: [normal tissue]}, background: other}"
         raise WorkflowError("there are no words to look for", where="segment.text", fix=fix)
-    check_places(settings.text, where="segment.text")
     return settings.text
-
-
-def check_places(settings: TextPlaces, *, where: str) -> None:
-    """Raises:
-    WorkflowError: there is no class to look for, or nothing to tell it from.
-    """
-    if not settings.targets or len(settings.names) < 2:
-        raise WorkflowError(
-            "a px is of the class that it fits best, and one class alone fits everywhere",
-            where=f"{where}.classes",
-            fix=f"Add a class for all else, and name it in {where}.background",
-        )
 
 
 def text_prompts_plan(prompts: TextPrompts) -> WeightPlan:
