@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from wsi_pipeline.errors import WorkflowError
+from wsi_pipeline.granularity import Levels
 from wsi_pipeline.models.matcher.settings import MatcherSettings
 from wsi_pipeline.models.ov_sam.settings import ClipSettings
 from wsi_pipeline.quantities import Length, Microns, Mpp, PxOrMicrons, Share, SquareMicrons
@@ -218,6 +219,11 @@ class SegmentSettings(ModelSettings):
         0.5, gt=0, le=1, description="prompted runs: share of the patch side the object should fill"
     )
     max_growth: int = Field(4, ge=0, le=10, description="prompted runs: how often a patch may double")
+    granularity: Levels = Field(
+        (),
+        description="of models whose clicks mean masks of six sizes: the level that is wanted, 1 (coarsest) to 6, "
+        "levels with their classes, as in {2: Gland, 6: Nucleus}, or all; null: the surest one",
+    )
     matcher: MatcherSettings | None = Field(None, description="of model matcher: the examples, and what is like them")
     text: TextPlaces | None = Field(None, description="of model sam-clip-regions: the classes, and what fits them")
 
@@ -248,6 +254,11 @@ class StitchSettings(Section):
     """How tiles become one image."""
 
     merge_iou: Share = Field(0.3, description="objects of neighbouring tiles overlapping more are one object")
+    nested: bool | None = Field(
+        None,
+        description="parts stay beside their whole: each object has its whole outline, and QuPath gets it beneath what "
+        "holds it; null: where several levels of granularity are wanted",
+    )
     chunk: int = Field(512, ge=64, le=4096, multiple_of=64, description="chunk side of the pyramid, px")
     shard: int = Field(2048, ge=64, le=32768, description="shard side of the pyramid, px; a multiple of chunk")
 
@@ -260,12 +271,23 @@ class VectorizeSettings(Section):
     fill_holes: SquareMicrons = Field(0.0, description="smaller holes are filled")
 
 
+class CellSettings(Section):
+    """Nested objects that are one cell in QuPath."""
+
+    cell: str = Field("Cell", min_length=1, description="class of what becomes the cell's outline")
+    nucleus: str = Field("Nucleus", min_length=1, description="class of what lies in it and becomes its nucleus")
+
+
 class ExportSettings(Section):
     """What is written beside the pyramid."""
 
     object_type: Literal["detection", "annotation"] = Field(
         "detection",
         description="detections are many and light, annotations few and editable; prompted runs keep theirs",
+    )
+    cells: CellSettings | None = Field(
+        None,
+        description="of nested runs: a cell that holds a nucleus is written as a QuPath cell with both outlines",
     )
     measurements: bool = Field(True, description="area, diameters, circularity and more; scores")
     tissue_annotations: bool = Field(True, description="tissue as `Region*`, artefacts as `Artefact*`")
@@ -302,6 +324,12 @@ class Workflow(Section):
     def prompted(self) -> bool:
         """Whether patches are centred on prompts (else a grid covers the tissue)."""
         return isinstance(self.prompts, QuPathPrompts | TissueBoxPrompts)
+
+    @property
+    def nested(self) -> bool:
+        """Whether objects may lie in others, each whole."""
+        asked = self.stitch.nested
+        return asked if asked is not None else self.segment is not None and len(self.segment.granularity) > 1
 
     @property
     def draws(self) -> bool:

@@ -213,6 +213,7 @@ def test_models_list_has_the_plug_in(tools: Any, plugin: None) -> None:
         "sam-clip",
         "sam-clip-regions",
         "darkness",
+        "granular",
         "threshold",
     ]
 

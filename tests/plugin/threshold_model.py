@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from wsi_pipeline.models.coarse_prompts import bounding_boxes
 from wsi_pipeline.models.registry import ModelSpec
@@ -80,6 +81,9 @@ def _build(settings: ModelSettings, *, device: str, dtype: str) -> ThresholdSegm
     return ThresholdSegmenter(float(asked("THRESHOLD_MODEL_DELAY", "0")), int(asked("THRESHOLD_MODEL_FITS", "1000")))
 
 
+GROWTH = 4
+"""Px by which a level is wider than the next finer one, on every side."""
+
 SPEC = ModelSpec(
     name="threshold",
     roles=("Segmenter", "Refiner"),
@@ -87,6 +91,31 @@ SPEC = ModelSpec(
     build=_build,
     weight_files=lambda settings: {"backbone": Path(__file__)},
 )
+
+
+@dataclass
+class GranularSegmenter(ThresholdSegmenter):
+    """A click means the dark object, level 6, and five discs of growing size around it."""
+
+    n_guesses: int = 6
+    prompt_kinds: frozenset[str] = frozenset({"box", "point"})
+
+    def decode(
+        self, embedding: np.ndarray, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+    ) -> MaskBatch:
+        dark = super().decode(embedding, prompts)
+        levels = np.full(len(dark), 6) if prompts.levels is None else prompts.levels
+        if guesses:
+            levels, dark = np.tile(np.arange(1, 7), len(dark)), dark.take(np.repeat(np.arange(len(dark)), 6))
+        logits = np.stack([_grown(one, GROWTH * (6 - level)) for one, level in zip(dark.logits, levels, strict=True)])
+        return MaskBatch(logits, dark.origin, dark.iou - np.float32(0.01) * levels.astype(np.float32))
+
+
+def _grown(logits: np.ndarray, px: int) -> np.ndarray:
+    if not px or not (logits > 0).any():
+        return logits
+    distance = ndimage.distance_transform_edt(logits <= 0)
+    return np.where(distance <= px, np.float32(6), np.float32(-6))
 
 
 @dataclass
@@ -110,6 +139,17 @@ class DarknessRecogniser:
     def _grey(self, embedding: np.ndarray, regions: Regions, row: int) -> np.float32:
         x0, y0, x1, y1 = regions.boxes[row]
         return np.float32(embedding[regions.image_index[row], y0:y1, x0:x1][regions.masks[row]].mean())
+
+
+GRANULAR = ModelSpec(
+    name="granular",
+    roles=("Segmenter",),
+    description="six masks for each click, for tests",
+    build=lambda settings, *, device, dtype: GranularSegmenter(),
+    prompt_kinds=frozenset({"box", "point"}),
+    weight_files=lambda settings: {"granular": Path(__file__)},
+    granular=True,
+)
 
 
 def _build_darkness(settings: ModelSettings, *, device: str, dtype: str) -> DarknessRecogniser:

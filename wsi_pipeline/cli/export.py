@@ -12,7 +12,7 @@ from wsi_pipeline.errors import OutputError
 
 if TYPE_CHECKING:
     from wsi_pipeline.slides.info import SlideInfo
-    from wsi_pipeline.workflow import ExportSettings
+    from wsi_pipeline.workflow import Workflow
 
 
 class Format(StrEnum):
@@ -36,15 +36,15 @@ def export(
 
     Example: `wsi-pipeline export out/slide --set gzip=true --set max_objects_per_file=100000`
     """
-    info, section, colors = _finished(folder, settings)
+    info, workflow, colors = _finished(folder, settings)
     written = {Format.geojson: _geojson, Format.csv: _csv, Format.ome_tiff: _ome_tiff}[format](
-        folder, output, info, section, colors
+        folder, output, info, workflow, colors
     )
     for path in written:
         typer.echo(path)
 
 
-def _finished(folder: Path, settings: list[str] | None) -> tuple[SlideInfo, ExportSettings, dict[str, Any]]:
+def _finished(folder: Path, settings: list[str] | None) -> tuple[SlideInfo, Workflow, dict[str, Any]]:
     from wsi_pipeline.cli.run import parse_settings
     from wsi_pipeline.run.provenance import read_json
     from wsi_pipeline.slides.info import SlideInfo
@@ -59,32 +59,31 @@ def _finished(folder: Path, settings: list[str] | None) -> tuple[SlideInfo, Expo
     workflow = run["workflow"]
     workflow["export"] = workflow.get("export", {}) | parse_settings(settings)
     colors = dict(MaskPyramid.open(folder / "masks.ome.zarr").classes)
-    return SlideInfo.from_dict(slide["slide"]), parse_workflow(workflow, where="--set").export, colors
+    return SlideInfo.from_dict(slide["slide"]), parse_workflow(workflow, where="--set"), colors
 
 
 def _geojson(
-    folder: Path, output: Path | None, info: SlideInfo, section: ExportSettings, colors: dict[str, Any]
+    folder: Path, output: Path | None, info: SlideInfo, workflow: Workflow, colors: dict[str, Any]
 ) -> list[Path]:
     from wsi_pipeline.export.qupath import write_geojson
     from wsi_pipeline.export.table import read_fragments
 
-    tissue = [path for path in [folder / "tissue.parquet"] if path.exists() and section.tissue_annotations]
+    tissue = [path for path in [folder / "tissue.parquet"] if path.exists() and workflow.export.tissue_annotations]
     report = write_geojson(
         output or folder / "annotations.geojson",
         read_fragments([folder / "objects.parquet"]),
         info,
-        section,
+        workflow.export,
         colors,
         annotations=read_fragments(tissue),
+        nested=workflow.nested,
     )
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     return [*report.files, *([report.script] if report.script else [])]
 
 
-def _csv(
-    folder: Path, output: Path | None, info: SlideInfo, section: ExportSettings, colors: dict[str, Any]
-) -> list[Path]:
+def _csv(folder: Path, output: Path | None, info: SlideInfo, workflow: Workflow, colors: dict[str, Any]) -> list[Path]:
     from wsi_pipeline.export.table import classes_of, read_fragments, write_csv
 
     path, objects = output or folder / "objects.csv", folder / "objects.parquet"
@@ -93,7 +92,7 @@ def _csv(
 
 
 def _ome_tiff(
-    folder: Path, output: Path | None, info: SlideInfo, section: ExportSettings, colors: dict[str, Any]
+    folder: Path, output: Path | None, info: SlideInfo, workflow: Workflow, colors: dict[str, Any]
 ) -> list[Path]:
     from wsi_pipeline.export.ome_tiff import write_ome_tiff
     from wsi_pipeline.stitching.ngff import MaskPyramid

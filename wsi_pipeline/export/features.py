@@ -35,16 +35,38 @@ _DECIMALS = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """N objects of one table that passed the gate, in row order.
+
+    Attributes:
+        rows: their rows.
+        shapes: (N,) outlines, level-0 px of QuPath's image.
+        features: the feature of each, to be dumped.
+        vertices: positions in them.
+        repaired, dropped: as of ``Encoded``.
+    """
+
+    rows: pa.Table
+    shapes: np.ndarray
+    features: list[dict[str, Any]]
+    vertices: int
+    repaired: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """Features made of one table.
 
     Attributes:
-        features: JSON of every object that passed the gate, in row order.
+        features: JSON of every object that passed the gate, in row order; of nested ones, of those that lie in none.
+        objects: how many they are, with those within them.
         vertices: positions in them.
         repaired, dropped: objects whose outline was mended, and those with nothing left of it.
     """
 
     features: list[bytes]
+    objects: int
     vertices: int
     repaired: int
     dropped: int
@@ -67,22 +89,27 @@ class FeatureEncoder:
 
     def encode(self, table: pa.Table, *, outlines: bool = False) -> Encoded:
         """Encode the rows of a table; ``outlines`` keeps outlines whatever the settings say."""
+        ready = self.ready(table, outlines=outlines)
+        features = [orjson.dumps(feature) for feature in ready.features]
+        return Encoded(features, len(features), ready.vertices, ready.repaired, ready.dropped)
+
+    def ready(self, table: pa.Table, *, outlines: bool = False) -> Ready:
+        """The features of the rows of a table; see ``encode``."""
         geometries = shapely.from_wkb(table["geometry"].to_numpy())
         moved = shapely.transform(geometries, lambda xy: xy - self.offset)
         gated = gate(moved)
         shapes = np.where(_is_points_or_lines(moved), moved, gated.geometries)
         kept = np.flatnonzero(~shapely.is_missing(shapes))
         shapes = shapes[kept]
-        if self.settings.geometry == "centroid" and not outlines:
-            shapes = shapely.centroid(shapes)
+        shown = shapely.centroid(shapes) if self.settings.geometry == "centroid" and not outlines else shapes
         rows = table.take(pa.array(kept))
-        parts = zip(rows["id"].to_pylist(), encode_geometries(shapes), self.properties(rows), strict=True)
+        parts = zip(rows["id"].to_pylist(), encode_geometries(shown), self.properties(rows), strict=True)
         features = [
-            orjson.dumps({"type": "Feature", "id": id_, "geometry": geometry, "properties": properties})
+            {"type": "Feature", "id": id_, "geometry": geometry, "properties": properties}
             for id_, geometry, properties in parts
         ]
-        vertices = int(shapely.get_num_coordinates(shapes).sum())
-        return Encoded(features, vertices, int(gated.repaired.sum()), len(table) - len(kept))
+        vertices = int(shapely.get_num_coordinates(shown).sum())
+        return Ready(rows, shapes, features, vertices, int(gated.repaired.sum()), len(table) - len(kept))
 
     def properties(self, rows: pa.Table) -> list[dict[str, Any]]:
         """The ``properties`` member of every row; what is null is left out."""

@@ -10,8 +10,10 @@ import gzip
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +22,7 @@ import pyarrow as pa
 
 from wsi_pipeline.errors import OutputError
 from wsi_pipeline.export.features import Encoded, FeatureEncoder
+from wsi_pipeline.export.nesting import encode_nested
 from wsi_pipeline.export.table import regrouped
 from wsi_pipeline.files import beside
 from wsi_pipeline.qupath.classes import Rgb
@@ -71,6 +74,7 @@ def write_geojson(
     class_colors: Mapping[str, Rgb | None] | None = None,
     *,
     annotations: Iterable[pa.RecordBatch | pa.Table] = (),
+    nested: bool = False,
 ) -> GeoJSONReport:
     """Write objects as GeoJSON for QuPath 0.4 and later.
 
@@ -82,6 +86,7 @@ def write_geojson(
         settings: what is written.
         class_colors: (r, g, b) by class; QuPath's standard classes keep QuPath's colours.
         annotations: further rows that come first and always keep their outline, such as tissue and artefacts.
+        nested: put objects beneath those that hold them; all of them are then held in memory.
 
     Raises:
         OutputError: a file cannot be written.
@@ -91,11 +96,9 @@ def write_geojson(
     report = GeoJSONReport()
     parts = _Parts(stem, info, settings)
     try:
-        for source, outlines in ((annotations, True), (batches, False)):
-            for table in regrouped(source, _ROWS):
-                encoded = encoder.encode(table, outlines=outlines)
-                parts.write(encoded.features)
-                _add(report, encoded)
+        for encoded in _encoded(encoder, annotations, batches, nested):
+            parts.write(encoded.features)
+            _add(report, encoded)
         report.files = parts.finish()
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"
@@ -107,8 +110,22 @@ def write_geojson(
     return report
 
 
+def _encoded(
+    encoder: FeatureEncoder,
+    annotations: Iterable[pa.RecordBatch | pa.Table],
+    batches: Iterable[pa.RecordBatch | pa.Table],
+    nested: bool,
+) -> Iterator[Encoded]:
+    for table in regrouped(annotations, _ROWS):
+        yield encoder.encode(table, outlines=True)
+    if nested:
+        yield from map(partial(encode_nested, encoder), regrouped(batches, sys.maxsize))
+    else:
+        yield from map(encoder.encode, regrouped(batches, _ROWS))
+
+
 def _add(report: GeoJSONReport, encoded: Encoded) -> None:
-    report.objects += len(encoded.features)
+    report.objects += encoded.objects
     report.vertices += encoded.vertices
     report.repaired += encoded.repaired
     report.dropped += encoded.dropped
@@ -178,8 +195,8 @@ class _Parts:
         if len(self.partial) > 1:
             count = range(1, len(self.partial) + 1)
             names = [self.stem.with_name(f"{self.stem.name}.part{n:03}{self.suffix}") for n in count]
-        for partial, name in zip(self.partial, names, strict=True):
-            partial.replace(name)
+        for unfinished, name in zip(self.partial, names, strict=True):
+            unfinished.replace(name)
         for old in _earlier_files(self.stem):
             if old not in names:
                 old.unlink()
@@ -189,8 +206,8 @@ class _Parts:
         """Remove what was not finished."""
         if self.file is not None:
             self.file.abandon()
-        for partial in self.partial:
-            partial.unlink(missing_ok=True)
+        for unfinished in self.partial:
+            unfinished.unlink(missing_ok=True)
 
 
 def _bounds(info: SlideInfo) -> tuple[float, float, float, float]:

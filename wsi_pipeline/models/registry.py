@@ -69,6 +69,7 @@ class ModelSpec:
             apart; none where it does not name them.
         context_factor: how much farther the low patches see that it was trained on; None where any will do.
         clip: what ``clip`` of its section, an image-text network, is to it; None where it takes none.
+        granular: whether a click means masks of six sizes to it, so that one can be asked for, see ``granularity``.
         learns_slide: whether it wants to look at a whole slide first, see ``roles.SlideAware``.
         status: one line on how far it can be trusted.
     """
@@ -84,6 +85,7 @@ class ModelSpec:
     class_names: Callable[[ModelSettings], tuple[str, ...]] = field(default=lambda settings: ())
     context_factor: Callable[[ModelSettings], float | None] = field(default=lambda settings: None)
     clip: Literal["encoder", "words"] | None = None
+    granular: bool = False
     learns_slide: Callable[[ModelSettings], bool] = field(default=lambda settings: False)
     status: str = ""
 

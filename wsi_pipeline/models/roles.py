@@ -46,6 +46,8 @@ class PromptBatch:
         point_labels: (N, K) int64, 1 inside, 0 outside, -1 padding; None when ``points`` is None.
         masks: (N, M, M) float32 coarse mask logits over the whole high patch (M = the model's low-res mask
             size), or None.
+        levels: (N,) int64, the granularity each prompt asks for, see ``granularity``; None where the model chooses.
+        classes: (N,) str, the class each object is said to be of, empty where nobody said; or None.
     """
 
     image_index: np.ndarray
@@ -53,6 +55,8 @@ class PromptBatch:
     points: np.ndarray | None = None
     point_labels: np.ndarray | None = None
     masks: np.ndarray | None = None
+    levels: np.ndarray | None = None
+    classes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_index)

@@ -10,6 +10,8 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from wsi_pipeline.granularity import Levels
+
 PromptKind = Literal["point", "box", "mask"]
 Rgb = tuple[int, int, int]
 
@@ -36,6 +38,8 @@ class Prompt:
         locked: whether the source annotation was locked.
         metadata: text metadata of the source object.
         measurements: numbers measured on the source object.
+        level: the granularity that is wanted, see ``granularity``; None where the model chooses.
+        source: id of the source annotation where several prompts came of it; None for ``id``.
     """
 
     id: str
@@ -50,6 +54,13 @@ class Prompt:
     locked: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     measurements: Mapping[str, float] = field(default_factory=dict)
+    level: int | None = None
+    source: str | None = None
+
+    @property
+    def source_id(self) -> str:
+        """Id of the source annotation."""
+        return self.source or self.id
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -76,6 +87,29 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+
+def at_levels(prompts: list[Prompt], levels: Levels) -> list[Prompt]:
+    """The prompts, each once for every level of granularity; a level's class is added to that of the prompt.
+
+    Args:
+        prompts: of one slide.
+        levels: that are wanted, with their classes; none: the prompts stay as they are.
+    """
+    if not levels:
+        return prompts
+    several = len(levels) > 1
+    return [
+        replace(
+            prompt,
+            id=f"{prompt.id}/level {level}" if several else prompt.id,
+            source=prompt.id if several else None,
+            class_name=": ".join(filter(None, (prompt.class_name, name))) or None,
+            level=level,
+        )
+        for prompt in prompts
+        for level, name in levels
+    ]
 
 
 def points_as_boxes(prompts: list[Prompt], width: float, height: float) -> list[Prompt]:

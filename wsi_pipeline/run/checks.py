@@ -25,6 +25,7 @@ from wsi_pipeline.workflow import (
     PromptSettings,
     RecogniseSettings,
     SegmentModelPrompts,
+    SegmentSettings,
     TextPrompts,
     TissueBoxPrompts,
     Workflow,
@@ -81,6 +82,10 @@ def _check_model(section: str, settings: ModelSettings) -> list[str]:
     if settings.clip is not None and spec.clip is None:
         fix = "Remove the key, or use ov-sam or sam-clip"
         raise WorkflowError(f"{spec.name} takes no image-text network", where=f"{section}.clip", fix=fix)
+    if isinstance(settings, SegmentSettings) and settings.granularity and not spec.granular:
+        granular = " or ".join(one.name for one in available_models() if one.granular)
+        fix = f"Remove the key, or set segment.model to {granular}"
+        raise WorkflowError(f"{spec.name} knows no levels of granularity", where="segment.granularity", fix=fix)
     if isinstance(settings, RecogniseSettings) or "InstanceSegmenter" in spec.roles:
         spec.weight_files(settings)  # a missing or foreign file shows now, and an example that is none
         _check_classes(spec, settings)

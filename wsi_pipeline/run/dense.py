@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.geometry import Region
+from wsi_pipeline.granularity import level_classes
 from wsi_pipeline.models.roles import SLIDE_PATCHES
 from wsi_pipeline.prompts.facts import learns_slide, prompter_class_names
 from wsi_pipeline.run import tasks
@@ -43,7 +44,7 @@ def run(walk: Walk) -> int:
     shards = pyramid.shards(0)
     walk.stage("stitch", tasks.stitch_shard, _shard_tasks(job, plan), len(shards))
     write_levels(walk, job)
-    numbers = _vectorize(walk, job)
+    numbers = _trace_wholes(walk, job, plan) if workflow.nested else _vectorize(walk, job)
     return export(walk, job, [job.row_file(number) for number in numbers], annotations).rows
 
 
@@ -52,6 +53,8 @@ def _class_names(workflow: Workflow) -> tuple[str, ...]:
     from wsi_pipeline.models.registry import class_names
 
     prompts, segment = workflow.prompts, workflow.segment
+    if segment is not None and level_classes(segment.granularity):
+        return level_classes(segment.granularity)
     if prompts is not None and prompts.class_name:
         return (prompts.class_name,)
     if isinstance(prompts, SegmentModelPrompts):
@@ -106,6 +109,13 @@ def _shard_tasks(job: SlideJob, plan: TilePlan) -> Iterator[tuple[int, tuple[Any
     for number, (row, col) in enumerate(pyramid.shards(0)):
         batches = plan.batches_meeting(*pyramid.shard_region(0, row, col))
         yield number, (job, row, col, batches, True)
+
+
+def _trace_wholes(walk: Walk, job: SlideJob, plan: TilePlan) -> list[int]:
+    """Trace every object by itself, as nested ones hide each other in the labels; returns the batches."""
+    numbers = list(range(plan.n_batches))
+    walk.stage("outline", tasks.write_nested_rows, ((n, (job, n)) for n in numbers), len(numbers))
+    return numbers
 
 
 def _vectorize(walk: Walk, job: SlideJob) -> list[int]:

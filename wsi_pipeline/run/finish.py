@@ -88,7 +88,10 @@ def _export_geojson(job: SlideJob, rows: list[Path], annotations: pa.Table | Non
     from wsi_pipeline.export.table import read_fragments
 
     path, extra = job.output / "annotations.geojson", [] if annotations is None else [annotations]
-    return write_geojson(path, read_fragments(rows), job.info, job.workflow.export, colors, annotations=extra)
+    nested = job.workflow.nested
+    return write_geojson(
+        path, read_fragments(rows), job.info, job.workflow.export, colors, annotations=extra, nested=nested
+    )
 
 
 def _export_tables(job: SlideJob, rows: list[Path], annotations: pa.Table | None) -> int:

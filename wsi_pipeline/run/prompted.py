@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 
 from wsi_pipeline.errors import PromptError
-from wsi_pipeline.prompts.prompt import Prompt, PromptSet, points_as_boxes
+from wsi_pipeline.prompts.prompt import Prompt, PromptSet, at_levels, points_as_boxes
 from wsi_pipeline.run import tasks
 from wsi_pipeline.run.dense import roi_of
 from wsi_pipeline.run.finish import export, new_pyramid, write_levels
@@ -33,7 +33,8 @@ def run(walk: Walk) -> int:
     tissue = tissue_of(walk)
     asked = _prompts(walk, tissue)
     walk.warnings += asked.warnings
-    prompts = _within(asked.prompts, walk)
+    levels = workflow.segment.granularity if workflow.segment is not None else ()
+    prompts = at_levels(_within(asked.prompts, walk), levels)
     grid = slide_handle(walk.info.path, walk.task.mpp).working_grid(workflow.mpp)
     classes = sorted({prompt.class_name for prompt in prompts if prompt.class_name})
     job = walk.job(grid, (None, *classes))

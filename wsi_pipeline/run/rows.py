@@ -17,6 +17,7 @@ from wsi_pipeline.export.table import object_table, pack_color
 from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.run.job import ObjectFacts, SlideJob, plan_of
 from wsi_pipeline.segment.objects import ObjectBatch
+from wsi_pipeline.stitching.wholes import Whole
 from wsi_pipeline.vectorize.arrays import vectorize_array
 from wsi_pipeline.vectorize.polygons import VectorObjects
 
@@ -30,10 +31,13 @@ def stable_id(*parts: object) -> str:
 
 def rows_of_labels(job: SlideJob, found: VectorObjects, facts: ObjectFacts) -> pa.Table:
     """Rows of objects traced from the instance labels; polygons in px of the working grid."""
-    label = found.label
+    return _rows_of_found(job, found.label, shapely.transform(found.geometry, job.grid.to_level0.apply), facts)
+
+
+def _rows_of_found(job: SlideJob, label: np.ndarray, geometry: np.ndarray, facts: ObjectFacts) -> pa.Table:
     return _table(
         job,
-        shapely.transform(found.geometry, job.grid.to_level0.apply),
+        geometry,
         _probabilities_of(job, label, facts),
         id=[stable_id(job.identity, value) for value in label.tolist()],
         label=label,
@@ -46,12 +50,20 @@ def rows_of_labels(job: SlideJob, found: VectorObjects, facts: ObjectFacts) -> p
     )
 
 
+def rows_of_wholes(job: SlideJob, wholes: Sequence[Whole], facts: ObjectFacts) -> pa.Table:
+    """Rows of objects of a nested run, each traced by itself."""
+    outlines = [_outline(job, whole.mask, whole.xy) for whole in wholes]
+    kept = [row for row, outline in enumerate(outlines) if not outline.is_empty]
+    label = np.array([wholes[row].label for row in kept], np.int64)
+    return _rows_of_found(job, label, np.array([outlines[row] for row in kept], object), facts)
+
+
 def rows_of_prompts(job: SlideJob, batch: ObjectBatch, ids: np.ndarray, prompts: Sequence[Prompt]) -> pa.Table:
     """Rows of the answers to prompts: id, name, colour, lock and metadata are those of the prompt."""
     by_id = {prompt.id: prompt for prompt in prompts}
     asked = [by_id[str(name)] for name in batch.prompt_id]
     if job.workflow.draws:
-        geometry = [_outline(job, batch, index) for index in range(len(batch))]
+        geometry = [_outline(job, batch.mask(index), batch.bbox[index, :2]) for index in range(len(batch))]
         scores = {"predicted_iou": batch.iou, "stability": batch.stability}
     else:  # outlines come back as they were given, and nobody predicted them
         geometry, scores = [prompt.geometry for prompt in asked], {}
@@ -66,7 +78,7 @@ def rows_of_prompts(job: SlideJob, batch: ObjectBatch, ids: np.ndarray, prompts:
         name=[prompt.name for prompt in asked],
         **{"class": _class_names(job, batch.class_id)},
         **scores,
-        prompt_id=[prompt.id for prompt in asked],
+        prompt_id=[prompt.source_id for prompt in asked],
         color=[pack_color(prompt.color) for prompt in asked],
         locked=[prompt.locked for prompt in asked],
         metadata=[json.dumps(dict(prompt.metadata)) if prompt.metadata else None for prompt in asked],
@@ -99,13 +111,12 @@ def _class_names(job: SlideJob, class_id: np.ndarray) -> list[str | None]:
     return [job.classes[index] for index in class_id.tolist()]
 
 
-def _outline(job: SlideJob, batch: ObjectBatch, index: int) -> shapely.Geometry:
-    found = vectorize_array(
-        batch.mask(index), tolerance=job.simplify_px, min_area=job.min_area_px, fill_holes=job.fill_holes_px
-    )
+def _outline(job: SlideJob, mask: np.ndarray, xy: Sequence[int] | np.ndarray) -> shapely.Geometry:
+    """The outline, level-0 px, of a mask whose corner is at ``xy`` of the working grid; empty if nothing is left."""
+    found = vectorize_array(mask, tolerance=job.simplify_px, min_area=job.min_area_px, fill_holes=job.fill_holes_px)
     if not len(found):
         return shapely.Polygon()
-    x, y = (float(v) for v in batch.bbox[index, :2])
+    x, y = (float(v) for v in xy)
     return shapely.transform(found.geometry[0], job.grid.to_level0.shifted(x, y).apply)
 
 

@@ -137,7 +137,7 @@ def find_seams(job: SlideJob, number: int) -> dict[str, Any]:
     batch = batches[number]
     seams = {
         "ids": ids[number],
-        "edges": find_conflicts(number, batches, plan, ids, job.workflow.stitch.merge_iou),
+        "edges": find_conflicts(number, batches, plan, ids, job.workflow.stitch.merge_iou, nested=job.workflow.nested),
         "owner": owned(batch, plan),
         "center": (batch.bbox[:, :2] + batch.bbox[:, 2:]) / 2,
     }
@@ -157,7 +157,7 @@ def stitch_shard(job: SlideJob, row: int, col: int, batches: Sequence[int], blen
     loaded = [ObjectBatch.load(job.batch_file(number), logits=False) for number in batches]
     objects = objects_of(job)
     ids = [objects.ids_of(batch, number) for batch, number in zip(loaded, batches, strict=True)]
-    instance, class_ = paint(region, loaded, ids, objects.root, objects.class_id)
+    instance, class_ = paint(region, loaded, ids, objects.root, objects.class_id, nested=job.workflow.nested)
     del loaded
     probability = None
     if blended:  # the logits of one batch after the other: together they are larger than everything else
@@ -208,6 +208,25 @@ def write_rows(job: SlideJob, number: int) -> dict[str, Any]:
     )
     objects = objects_of(job)
     table = rows_of_labels(job, found, objects)
+    write_fragment(job.row_file(number), table)
+    return _row_facts(job, objects, table)
+
+
+def write_nested_rows(job: SlideJob, number: int) -> dict[str, Any]:
+    """The table rows of the objects that one batch of a nested dense run found first, each traced by itself."""
+    from wsi_pipeline.export.table import write_fragment
+    from wsi_pipeline.run.rows import rows_of_wholes
+    from wsi_pipeline.stitching.wholes import members_elsewhere, wholes_of
+
+    objects, plan = objects_of(job), plan_of(job)
+    batches = {number: ObjectBatch.load(job.batch_file(number), logits=False)}
+    ids = {number: objects.ids_of(batches[number], number)}
+    others = members_elsewhere(ids[number], objects.root)
+    for other in np.unique(plan.batches_of(objects.tile[others].astype(np.int64))).tolist():
+        if other != number:
+            batches[other] = ObjectBatch.load(job.batch_file(other), logits=False)
+            ids[other] = objects.ids_of(batches[other], other)
+    table = rows_of_wholes(job, list(wholes_of(number, batches, ids, objects.root)), objects)
     write_fragment(job.row_file(number), table)
     return _row_facts(job, objects, table)
 

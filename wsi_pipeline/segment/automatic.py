@@ -39,11 +39,13 @@ class MaskFinder:
         settings: of the grid.
         nms_iou: of two masks overlapping more than this the better one stays. Only the overlap counts, so a part
             stays beside its whole; 1 keeps everything.
+        levels: granularities that are wanted of the model's guesses, see ``granularity``; none: all guesses.
     """
 
     segmenter: Segmenter
     settings: GridPrompts
     nms_iou: float
+    levels: tuple[int, ...] = ()
 
     def find(self, tile: PairImages, extent: TileExtent, read: ReadCrop) -> list[Candidate]:
         """All masks of one tile.
@@ -54,7 +56,8 @@ class MaskFinder:
             read: reads the crops that hold a point.
 
         Returns:
-            Whole masks, not their parts at the points, by position; ``row`` is 0 for all.
+            Whole masks, not their parts at the points, by position; ``row`` is the place of their level in ``levels``,
+            0 for all where there are none.
 
         Raises:
             PromptError: the model takes no points.
@@ -76,7 +79,12 @@ class MaskFinder:
 
     def distinct(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Those that no better one covers, in their order."""
-        return distinct(candidates, np.ones(1), max_iou=self.nms_iou, contained=1)
+        return distinct(candidates, self.scores, max_iou=self.nms_iou, contained=1)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Of what the ``row`` of a candidate counts: every point is as good as another."""
+        return np.ones(max(1, len(self.levels)))
 
     def _points(self, image: np.ndarray, crop: Crop, extent: TileExtent) -> np.ndarray:
         """(N, 2) float32 points of a crop on tissue, px of its patch."""
@@ -100,9 +108,22 @@ class MaskFinder:
             some = points[start : start + step, None]
             prompts = PromptBatch(np.zeros(len(some), np.int64), points=some, point_labels=np.ones(some.shape[:2], int))
             answers = self.segmenter.decode(embedding, prompts, guesses=True)
-            yield from self._good_ones(_certain(answers, self.settings.pred_iou_thresh), crop, extent)
+            wanted, level = self._wanted(answers)
+            yield from self._good_ones(answers.take(wanted), level[wanted], crop, extent)
 
-    def _good_ones(self, answers: MaskBatch, crop: Crop, extent: TileExtent) -> Iterator[PackedCandidate]:
+    def _wanted(self, answers: MaskBatch) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) bool, which guesses are wanted and sure enough, and (N,) the place of their level among ``levels``."""
+        # 0 lets all pass, as predictions may be negative
+        threshold = self.settings.pred_iou_thresh
+        sure = (answers.iou > threshold) | (threshold == 0)
+        if not self.levels:
+            return sure, np.zeros(len(answers), np.int64)
+        level = 1 + np.arange(len(answers)) % self.segmenter.n_guesses
+        return sure & np.isin(level, self.levels), np.searchsorted(self.levels, level)
+
+    def _good_ones(
+        self, answers: MaskBatch, level: np.ndarray, crop: Crop, extent: TileExtent
+    ) -> Iterator[PackedCandidate]:
         if not len(answers):
             return
         size = self.segmenter.input_size
@@ -112,7 +133,7 @@ class MaskFinder:
         good = (found.area > 0) & (found.stability >= self.settings.stability_score_thresh)
         good &= ~cut_by_crop(found.boxes, crop, size)
         for index in np.flatnonzero(good).tolist():
-            yield PackedCandidate.of(cut_out(found, index, row=0))
+            yield PackedCandidate.of(cut_out(found, index, row=int(level[index])))
 
     def _tidied(self, candidates: Sequence[Candidate], extent: TileExtent) -> list[Candidate]:
         """The candidates without small regions; of those that look alike now, one that had none."""
@@ -160,12 +181,6 @@ def find_on_tiles(
 def _read_crop(slide: GridReader, segmenter: Segmenter, extent: TileExtent, factor: float, crop: Crop) -> PairImages:
     pair = crop.pair(extent.to_level0, segmenter.input_size, factor)
     return read_pairs(slide, [pair], low=segmenter.uses_low_patch)
-
-
-def _certain(answers: MaskBatch, threshold: float) -> MaskBatch:
-    """Answers with a predicted IoU above the threshold; 0 lets all pass, as predictions may be negative."""
-    passing = (answers.iou > threshold) | (threshold == 0)
-    return answers.take(passing)
 
 
 def _best_boxes(found: Sequence[PackedCandidate], scores: Sequence[float], max_iou: float) -> list[PackedCandidate]:

@@ -151,9 +151,11 @@ class FoundOnTiles:
     classes: np.ndarray
 
 
-def best_on_tile(candidates: list[Candidate], scores: np.ndarray, max_iou: float) -> list[Candidate]:
+def best_on_tile(
+    candidates: list[Candidate], scores: np.ndarray, max_iou: float, contained: float = CONTAINED
+) -> list[Candidate]:
     """The candidates of one tile that no better one covers, by position; arguments as of ``distinct``."""
-    return by_position(distinct(candidates, scores, max_iou=max_iou))
+    return by_position(distinct(candidates, scores, max_iou=max_iou, contained=contained))
 
 
 def paint_logits(canvas: np.ndarray, candidate: Candidate) -> None:

@@ -68,6 +68,8 @@ def take(prompts: PromptBatch, rows: np.ndarray) -> PromptBatch:
         pick(prompts.points),
         pick(prompts.point_labels),
         pick(prompts.masks),
+        pick(prompts.levels),
+        pick(prompts.classes),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import chain
 from typing import Any, cast
@@ -12,10 +12,18 @@ import numpy as np
 
 from wsi_pipeline.errors import PromptError
 from wsi_pipeline.geometry import PixelGrid
+from wsi_pipeline.granularity import Levels, level_classes
 from wsi_pipeline.models.roles import InstanceSegmenter, PairImages, PromptBatch, Prompter, Segmenter
 from wsi_pipeline.segment import components, decoding
 from wsi_pipeline.segment.automatic import MaskFinder, find_on_tiles
-from wsi_pipeline.segment.candidates import Candidate, FoundOnTiles, OnTiles, accept, best_on_tile, paint_logits
+from wsi_pipeline.segment.candidates import (
+    Candidate,
+    FoundOnTiles,
+    OnTiles,
+    accept,
+    best_on_tile,
+    paint_logits,
+)
 from wsi_pipeline.segment.decoding import decode_in_calls, select, take, window_bounds, window_sides
 from wsi_pipeline.segment.found import FoundObject, collect
 from wsi_pipeline.segment.instances import InstanceFinder
@@ -30,6 +38,7 @@ from wsi_pipeline.segment.objects import (
 )
 from wsi_pipeline.segment.recognise import RecogniseStage, recognise_candidates
 from wsi_pipeline.segment.refine import RefineStage, encode_again, refine_candidates
+from wsi_pipeline.segment.suppression import CONTAINED
 from wsi_pipeline.segment.tile_extent import TileExtent
 from wsi_pipeline.tiling.plan import PatchPair, Tile, TilePlan
 from wsi_pipeline.tiling.read import GridReader, read_pairs
@@ -52,7 +61,8 @@ class Questions:
         boxes: (N, 4) float32 tile px; NaN where only a point is known.
         points: (N, 2) float32 tile px.
         scores: (N,) float32 the prompter's.
-        classes: (N,) int64 the prompter's, 0 for none.
+        classes: (N,) int64 the prompter's or those of the levels, 0 for none.
+        levels: (N,) int64 the granularity each asks for, 0 where the model chooses.
     """
 
     tile: np.ndarray
@@ -60,9 +70,20 @@ class Questions:
     points: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    levels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.tile)
+
+    def at(self, levels: Levels) -> Questions:
+        """Each of them once for every level of granularity; class n is that of level n where levels have classes."""
+        if not levels:
+            return self
+        rows = np.repeat(np.arange(len(self)), len(levels))
+        every = Questions(*(getattr(self, f.name)[rows] for f in fields(self)))
+        asked = np.tile(np.array([level for level, _ in levels], np.int64), len(self))
+        named = np.tile(1 + np.arange(len(levels)), len(self)) if level_classes(levels) else every.classes
+        return replace(every, classes=named, levels=asked)
 
 
 def read_batch(slide: GridReader, plan: TilePlan, number: int, *, low: bool, context_factor: float) -> PairImages:
@@ -116,7 +137,8 @@ def segment_batch(
     objects: list[FoundObject] = []
     extents = [TileExtent.of_tile(tile, plan, slack=SLACK * plan.overlap) for tile in tiles]
     found = _find(slide, images, extents, segmenter, prompter, workflow, refine, recognise)
-    own = len(found.classes) > 0 and workflow.prompts is not None and workflow.prompts.class_name is None
+    by_level = level_classes(workflow.segment.granularity)
+    own = len(found.classes) > 0 and bool(by_level or (workflow.prompts and not workflow.prompts.class_name))
     for row, kept in found.on_tiles:
         for candidate in kept:
             paint_logits(canvas[row], candidate)
@@ -141,19 +163,24 @@ def _find(
     """The objects of all tiles, by the way that the prompts section names."""
     settings, nothing = workflow.segment, np.zeros(0, np.int64)
     assert settings is not None
+    contained = 1.0 if workflow.nested else CONTAINED
     again = None if refine is None else partial(_refined, refine, slide, images, extents)
     last = _as_they_are if recognise is None else partial(_recognised, recognise, slide, images, extents)
     if isinstance(workflow.prompts, SegmentModelPrompts):
-        finder = InstanceFinder(cast(InstanceSegmenter, segmenter), settings, workflow.prompts, again, last)
+        finder = InstanceFinder(cast(InstanceSegmenter, segmenter), settings, workflow.prompts, again, last, contained)
         return finder.find(images, np.flatnonzero(~is_blank(images.high)).tolist(), extents)
     segmenter = cast(Segmenter, segmenter)
     if isinstance(workflow.prompts, GridPrompts):
-        everything = MaskFinder(segmenter, workflow.prompts, settings.nms_iou)
+        levels = settings.granularity
+        everything = MaskFinder(segmenter, workflow.prompts, settings.nms_iou, tuple(level for level, _ in levels))
         one_by_one = find_on_tiles(everything, slide, images, extents, refine)
-        return FoundOnTiles(chain.from_iterable(last([tile]) for tile in one_by_one), np.ones(1), nothing)
+        classes = 1 + np.arange(len(levels)) if level_classes(levels) else nothing
+        return FoundOnTiles(chain.from_iterable(last([tile]) for tile in one_by_one), everything.scores, classes)
     assert prompter is not None
-    questions = _find_questions(prompter, images, extents)
-    answered = _answer_all(segmenter, images, questions, extents, settings, again, last) if len(questions) else []
+    questions = _find_questions(prompter, images, extents).at(settings.granularity)
+    answered = []
+    if len(questions):
+        answered = _answer_all(segmenter, images, questions, extents, settings, contained, again, last)
     return FoundOnTiles(answered, questions.scores, questions.classes)
 
 
@@ -169,13 +196,14 @@ def is_blank(images: np.ndarray) -> np.ndarray:
 def _find_questions(prompter: Prompter, images: PairImages, extents: Sequence[TileExtent]) -> Questions:
     worth = np.flatnonzero(~is_blank(images.high))
     nobody = np.zeros(0, np.int64)
-    found = [Questions(nobody, np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32), np.zeros(0), nobody)]
+    found = [Questions(nobody, np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32), np.zeros(0), nobody, nobody)]
     detections = prompter.detect(select(images, worth), mpp=extents[0].mpp) if len(worth) else []
     for row, here in zip(worth, detections, strict=True):
         mine = extents[int(row)].is_asked(_centres(here.boxes, here.points))
         tile = np.full(int(np.count_nonzero(mine)), row)
         classes = np.zeros(len(tile), np.int64) if here.classes is None else here.classes[mine]
-        found.append(Questions(tile, here.boxes[mine], here.points[mine], here.scores[mine], classes))
+        unasked = np.zeros(len(tile), np.int64)
+        found.append(Questions(tile, here.boxes[mine], here.points[mine], here.scores[mine], classes, unasked))
     return Questions(*(np.concatenate([getattr(one, f.name) for one in found]) for f in fields(Questions)))
 
 
@@ -190,6 +218,7 @@ def _answer_all(
     questions: Questions,
     extents: Sequence[TileExtent],
     settings: SegmentSettings,
+    contained: float,
     again: Callable[[OnTiles, Sequence[int]], OnTiles] | None,
     last: Callable[[OnTiles], OnTiles],
 ) -> OnTiles:
@@ -197,6 +226,10 @@ def _answer_all(
 
     What is done to them ``last`` is done tile group by tile group, as long as their embeddings are remembered.
     """
+
+    def best(row: int, found: list[Candidate]) -> tuple[int, list[Candidate]]:
+        return row, best_on_tile(found, questions.scores, settings.nms_iou, contained)
+
     limits = np.array([extent.limits for extent in extents])[questions.tile]
 
     def answer(asked: Sequence[int]) -> OnTiles:
@@ -213,12 +246,9 @@ def _answer_all(
                 mine = np.flatnonzero(np.isin(questions.tile[rows], group))
                 for candidate in _decode(segmenter, embedding, rows[mine], take(prompts, mine), limits, settings):
                     candidates[int(questions.tile[candidate.row])].append(candidate)
-            objects += [
-                (row, best_on_tile(found, questions.scores, settings.nms_iou)) for row, found in candidates.items()
-            ]
+            objects += [best(*found) for found in candidates.items()]
         if again is not None:
-            drawn = again(objects, asked)
-            objects = [(row, best_on_tile(found, questions.scores, settings.nms_iou)) for row, found in drawn]
+            objects = [best(*found) for found in again(objects, asked)]
         return last(objects)
 
     return in_halves(answer, np.unique(questions.tile).tolist())
@@ -271,6 +301,9 @@ def _prompt_batches(
 ) -> list[tuple[np.ndarray, PromptBatch]]:
     """Question rows and their prompts: boxes where there are boxes and the model takes them, else points.
 
+    A level of granularity is asked for at a point, as an object that is larger than the box is no answer to the box.
+
+
     Args:
         questions: all of the batch.
         chosen: (n,) rows of ``questions`` to ask.
@@ -278,7 +311,8 @@ def _prompt_batches(
         kinds: what the model takes.
     """
     image_index = np.searchsorted(encoded, questions.tile)
-    boxed = ~np.isnan(questions.boxes[chosen, 0]) & ("box" in kinds)
+    levels = questions.levels if questions.levels.any() else None
+    boxed = ~np.isnan(questions.boxes[chosen, 0]) & ("box" in kinds and levels is None)
     batches = []
     if boxed.any():
         rows = chosen[boxed]
@@ -291,7 +325,8 @@ def _prompt_batches(
             )
         rows = chosen[~boxed]
         labels = np.ones((len(rows), 1), np.int64)
-        batches.append((rows, PromptBatch(image_index[rows], points=questions.points[rows, None], point_labels=labels)))
+        asked = PromptBatch(image_index[rows], points=questions.points[rows, None], point_labels=labels)
+        batches.append((rows, asked if levels is None else replace(asked, levels=levels[rows])))
     return batches
 
 

@@ -12,6 +12,7 @@ from wsi_pipeline.segment.candidates import Candidate, FoundOnTiles, OnTiles, be
 from wsi_pipeline.segment.decoding import select
 from wsi_pipeline.segment.memory import in_halves
 from wsi_pipeline.segment.reduced import reduce_answers
+from wsi_pipeline.segment.suppression import CONTAINED
 from wsi_pipeline.segment.tile_extent import TileExtent
 from wsi_pipeline.workflow import SegmentModelPrompts, SegmentSettings
 
@@ -31,6 +32,7 @@ class InstanceFinder:
         prompts: how many there may be.
         again: draws them anew if wanted.
         last: what is done to the objects of some tiles when all else is.
+        contained: as of ``suppress``.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class InstanceFinder:
         prompts: SegmentModelPrompts,
         again: Again | None,
         last: Callable[[OnTiles], OnTiles],
+        contained: float = CONTAINED,
     ) -> None:
         self._model, self._settings, self._prompts, self._again, self._last = model, settings, prompts, again, last
+        self._contained = contained
         self._scores: list[float] = []
         self._classes: list[int] = []
 
@@ -83,4 +87,4 @@ class InstanceFinder:
             yield cut_out(reduced, index, row=len(self._scores) - 1)
 
     def _best(self, candidates: list[Candidate]) -> list[Candidate]:
-        return best_on_tile(candidates, np.array(self._scores), self._settings.nms_iou)
+        return best_on_tile(candidates, np.array(self._scores), self._settings.nms_iou, self._contained)

@@ -71,6 +71,11 @@ class ObjectBatch:
         packed = self.bits[self.offset[index] : self.offset[index + 1]]
         return np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool)
 
+    def areas(self, index: np.ndarray) -> np.ndarray:
+        """(K,) int64 px of the masks of some objects."""
+        ones = np.concatenate([[0], np.cumsum(np.bitwise_count(self.bits), dtype=np.int64)])
+        return ones[self.offset[index + 1]] - ones[self.offset[index]]
+
     def save(self, path: Path) -> None:
         """Write the batch beside ``path`` and rename it, so that a file that exists is whole."""
         save_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})

@@ -22,6 +22,7 @@ from wsi_pipeline.segment.recognise import ANY_SIZE, RecogniseStage
 from wsi_pipeline.segment.recognise_prompted import recognise_verdicts
 from wsi_pipeline.segment.redraw import Placed, own_outline, redraw_answers, redraw_outlines
 from wsi_pipeline.segment.refine import RefineStage, encode_again
+from wsi_pipeline.segment.repeats import without_repeats
 from wsi_pipeline.segment.verdicts import Asked, Drawn, Judgement, Verdict, judge, settled
 from wsi_pipeline.tiling.read import GridReader, prefetch, read_pairs
 from wsi_pipeline.workflow import QuPathPrompts, SegmentSettings, Workflow
@@ -131,6 +132,7 @@ def segment_prompts(
         if kept is not None:
             class_id = class_ids.get(prompt.class_name or default_class or "", 0)
             objects.append(replace(kept, class_id=class_id, prompt_id=prompt.id))
+    objects = without_repeats(objects, {prompt.id: prompt.source_id for prompt in prompts})
     none = np.zeros((0, size, size), np.int8), np.zeros((0, 2))
     if recognise is None:
         return collect(objects, *none), issues

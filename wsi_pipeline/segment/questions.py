@@ -26,12 +26,16 @@ class Question:
         points: (K, 2) float32 (x, y).
         labels: (K,) int64, 1 inside, 0 outside.
         mask: (M, M) float32 coarse mask logits over the patch, or None.
+        level: the granularity that is asked for, or None.
+        class_name: of the prompt; empty where it has none.
     """
 
     box: np.ndarray | None
     points: np.ndarray
     labels: np.ndarray
     mask: np.ndarray | None
+    level: int | None = None
+    class_name: str = ""
 
     @property
     def make_up(self) -> tuple[bool, bool, bool]:
@@ -66,7 +70,7 @@ def pose(prompt: Prompt, to_patch: Affine2D, segmenter: Segmenter, *, use_outlin
         inside = prompt.geometry.representative_point()
         points = np.concatenate([to_patch.apply(np.array([[inside.x, inside.y]])).astype(np.float32), points])
         labels = np.concatenate([[1], labels])
-    return Question(box, points, labels, mask)
+    return Question(box, points, labels, mask, prompt.level, prompt.class_name or "")
 
 
 _NO_POINTS = (np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
@@ -84,6 +88,7 @@ def batch(questions: Sequence[Question], image_index: np.ndarray) -> PromptBatch
     """Questions of one make-up as one batch; rows with fewer points than others are padded."""
     has_box, has_points, has_mask = questions[0].make_up
     points = labels = None
+    levels = [question.level for question in questions]  # of all or of none: one section asks them
     if has_points:
         longest = max(len(question.labels) for question in questions)
         points = np.zeros((len(questions), longest, 2), np.float32)
@@ -97,4 +102,6 @@ def batch(questions: Sequence[Question], image_index: np.ndarray) -> PromptBatch
         points=points,
         point_labels=labels,
         masks=np.stack([question.mask for question in questions if question.mask is not None]) if has_mask else None,
+        levels=None if levels[0] is None else np.array(levels, np.int64),
+        classes=np.array([question.class_name for question in questions]),
     )

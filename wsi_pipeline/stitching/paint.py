@@ -1,7 +1,8 @@
 """Objects → label image, one rectangle at a time.
 
-Where objects overlap, the one with the higher predicted IoU is seen (the lower id where they are equal). That
-is decided by the objects alone, so it does not matter how the grid is cut into rectangles or who paints them.
+Where objects overlap, the one with the higher predicted IoU is seen (the lower id where they are equal), and of nested
+objects the smaller one. That is decided by the objects alone, so it does not matter how the grid is cut into rectangles
+or who paints them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def paint(
     ids: Sequence[np.ndarray],
     root: np.ndarray,
     class_ids: np.ndarray,
+    *,
+    nested: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paint the objects that meet a rectangle of the working grid.
 
@@ -30,6 +33,7 @@ def paint(
         root: (n + 1,) uint32 of ``seams.resolve``: the final id of each object, 0 where it was dropped.
         class_ids: (n + 1,) int, the class of each object by global id. A merged object has the class of its root,
             whose batch need not be among these.
+        nested: whether the smallest object is seen, so that none hides its parts.
 
     Returns:
         instance: (h, w) uint32, the final id of the object seen in each pixel, 0 for none.
@@ -38,7 +42,7 @@ def paint(
     x0, y0, x1, y1 = region
     instance = np.zeros((y1 - y0, x1 - x0), np.uint32)
     class_ = np.zeros_like(instance, np.uint16)
-    for batch, index, box, final_id in _bottom_up(region, batches, ids, root):
+    for batch, index, box, final_id in _bottom_up(region, batches, ids, root, nested):
         left, top, right, bottom = box
         place = slice(top - y0, bottom - y0), slice(left - x0, right - x0)
         mask = crop_mask(batch, index, *box)
@@ -52,22 +56,22 @@ def _bottom_up(
     batches: Sequence[ObjectBatch],
     ids: Sequence[np.ndarray],
     root: np.ndarray,
+    nested: bool,
 ) -> Iterator[tuple[ObjectBatch, int, tuple[int, int, int, int], int]]:
-    """(batch, index, box inside the region, final id) of every object to paint, the best one last."""
+    """(batch, index, box inside the region, final id) of every object to paint, the one that is to be seen last."""
     rows: list[np.ndarray] = []
     boxes: list[np.ndarray] = []
-    ious: list[np.ndarray] = []
+    worth: list[np.ndarray] = []
     for number, (batch, object_ids) in enumerate(zip(batches, ids, strict=True)):
         box = clip_boxes(batch.bbox, region)
         index = np.flatnonzero(is_solid(box) & (root[object_ids] != 0))
         rows.append(np.column_stack([np.full_like(index, number), index, object_ids[index]]))
         boxes.append(box[index])
-        ious.append(batch.iou[index])
+        worth.append(-batch.areas(index) if nested else np.nan_to_num(batch.iou[index].astype(np.float32), nan=-1.0))
     if not rows:
         return
     row, box = np.concatenate(rows), np.concatenate(boxes)
-    iou = np.nan_to_num(np.concatenate(ious).astype(np.float32), nan=-1.0)
-    for k in np.lexsort((-row[:, 2], iou)):
+    for k in np.lexsort((-row[:, 2], np.concatenate(worth))):
         which, i, object_id = (int(v) for v in row[k])
         left, top, right, bottom = (int(v) for v in box[k])
         yield batches[which], i, (left, top, right, bottom), int(root[object_id])

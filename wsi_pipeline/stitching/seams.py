@@ -14,6 +14,9 @@ tile, that lies mostly inside the other. What follows depends on which of them a
 - both, or one but the other tile does not see past the cut either: parts of one object, which gets the union
   of their masks.
 
+In a nested run an object may lie in another one that is not it: there a piece counts as a part of an object of its own
+class only.
+
 Tiles without overlap have nothing to compare: objects cut by their seams stay in pieces.
 """
 
@@ -71,6 +74,8 @@ def find_conflicts(
     plan: TilePlan,
     ids: Mapping[int, np.ndarray],
     merge_iou: float,
+    *,
+    nested: bool = False,
 ) -> np.ndarray:
     """The objects of a batch that are also seen by another tile of it or by a tile of a later batch.
 
@@ -80,6 +85,7 @@ def find_conflicts(
         plan: the tiles.
         ids: (N,) int64 global ids of the objects of each of them, see ``stitching.ids``.
         merge_iou: IoU, where both tiles look, from which on two objects are one.
+        nested: whether objects may lie in others.
 
     Returns:
         (E, 3) int64 rows ``a, b, kind``: two global ids and a ``Conflict``.
@@ -92,7 +98,7 @@ def find_conflicts(
             common = _common(tile, other)
             a = _views(batches[number], ids[number], index, common, tile, other)
             b = _views(batches[other_number], ids[other_number], other_index, common, other, tile)
-            edges += _compare(a, b, merge_iou)
+            edges += _compare(a, b, merge_iou, nested)
     return np.array(sorted(edges), np.int64).reshape(-1, 3)
 
 
@@ -199,6 +205,7 @@ class _Views:
         area: (K,) px of these masks.
         cut: (K,) whether the tile's border cuts them anywhere.
         cut_before: (K,) whether it cuts them where the other tile sees on.
+        class_id: (K,) their classes.
     """
 
     ids: np.ndarray
@@ -207,6 +214,7 @@ class _Views:
     area: np.ndarray
     cut: np.ndarray
     cut_before: np.ndarray
+    class_id: np.ndarray
 
 
 def _views(
@@ -229,6 +237,7 @@ def _views(
         area=np.array([np.count_nonzero(m) for m in mask], np.int64),
         cut=seam != 0,
         cut_before=(seam & _sides_towards(tile, other)) != 0,
+        class_id=batch.class_id[index],
     )
 
 
@@ -242,7 +251,7 @@ def _sides_towards(tile: Tile, other: Tile) -> int:
     return sides
 
 
-def _compare(a: _Views, b: _Views, merge_iou: float) -> Iterator[tuple[int, int, int]]:
+def _compare(a: _Views, b: _Views, merge_iou: float, nested: bool) -> Iterator[tuple[int, int, int]]:
     """Edges between the objects of two tiles."""
     if not len(a.ids) or not len(b.ids):
         return
@@ -252,11 +261,10 @@ def _compare(a: _Views, b: _Views, merge_iou: float) -> Iterator[tuple[int, int,
         if not shared:
             continue
         same = shared >= merge_iou * (a.area[i] + b.area[j] - shared)
-        if not (
-            same
-            or (a.cut_before[i] and shared >= PIECE_SHARE * a.area[i])
-            or (b.cut_before[j] and shared >= PIECE_SHARE * b.area[j])
-        ):
+        piece = (a.cut_before[i] and shared >= PIECE_SHARE * a.area[i]) or (
+            b.cut_before[j] and shared >= PIECE_SHARE * b.area[j]
+        )
+        if not (same or (piece and not (nested and a.class_id[i] != b.class_id[j]))):
             continue
         id_a, id_b = int(a.ids[i]), int(b.ids[j])
         if not a.cut[i] and not b.cut[j]:
