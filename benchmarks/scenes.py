@@ -57,15 +57,15 @@ def draw_scene(
     counts = {GLAND: glands, AGGREGATE: aggregates, VACUOLE: vacuoles}
     labels, depth, classes = np.zeros((size, size), np.int32), np.ones((size, size)), []
     for name in (one for one, (least, most) in counts.items() for _ in range(rng.integers(least, most + 1))):
-        shape = _free_shape(rng, labels > 0, rng.uniform(*_RADII[name]))
+        shape = free_shape(rng, labels > 0, rng.uniform(*_RADII[name]))
         if shape is not None:
             classes.append(name)
             labels[shape < 1], depth[shape < 1] = len(classes), shape[shape < 1]
     kinds = np.array(["", *classes])[labels]
-    return Scene(_stained(rng, _densities(rng, kinds, depth)), labels, tuple(classes))
+    return Scene(stained(rng, _densities(rng, kinds, depth)), labels, tuple(classes))
 
 
-def _free_shape(rng: np.random.Generator, taken: np.ndarray, radius: float) -> np.ndarray | None:
+def free_shape(rng: np.random.Generator, taken: np.ndarray, radius: float) -> np.ndarray | None:
     """A wobbly ellipse as each px's share of the way to its outline (H, W); None where no place is free."""
     room = ndimage.distance_transform_edt(np.pad(~taken, 1))[1:-1, 1:-1]
     free = np.argwhere(room > _REACH * radius + _GAP)
@@ -102,7 +102,7 @@ def _nuclei(rng: np.random.Generator, size: int, distance: int) -> np.ndarray:
     return ndimage.distance_transform_edt(elsewhere) < _SIZE + rng.normal(0, 0.5, (size, size))
 
 
-def _stained(rng: np.random.Generator, densities: np.ndarray) -> np.ndarray:
+def stained(rng: np.random.Generator, densities: np.ndarray) -> np.ndarray:
     stains = _STAINS + rng.normal(0, 0.04, _STAINS.shape)
     bright = 255 * np.exp(-densities * rng.normal(1, 0.1, 2) @ stains.clip(0))
     return (bright + rng.normal(0, 4, bright.shape)).clip(0, 255).astype(np.uint8)

@@ -13,9 +13,9 @@ from benchmarks.finding.study import measure, prompter_for
 from benchmarks.tiles import ListedTile
 from wsi_pipeline.training.data.samples import SampleSource
 from wsi_pipeline.training.loop import Training
-from wsi_pipeline.training.recipe import load_recipe
 from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import TRAIN, Joined
+from wsi_pipeline.training.systems import load_recipe
 from wsi_pipeline.workflow import DomainDecoderPrompts
 
 STEPS, VARIANTS, BATCH = 150, 3, 2

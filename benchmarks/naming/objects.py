@@ -86,7 +86,10 @@ def pairs_of(recipe: OvSamRecipe, source: Joined, numbers: Sequence[int], *, zoo
     return (pairs[number] for number in numbers)
 
 
-def _seen(samples: Iterable[Sample], recipe: OvSamRecipe, encode: Encode, *, most: int | None) -> Iterator[Objects]:
+def in_sight(
+    samples: Iterable[Sample], recipe: OvSamRecipe, *, most: int | None
+) -> Iterator[tuple[Sample, np.ndarray]]:
+    """Samples that show objects of the recipe's classes, and the labels of at most so many of these, evenly spread."""
     for sample in samples:
         labels = [
             label
@@ -94,7 +97,11 @@ def _seen(samples: Iterable[Sample], recipe: OvSamRecipe, encode: Encode, *, mos
             if sample.classes[label - 1] in recipe.classes
         ]
         if labels:
-            yield _described(sample, np.array(spread(labels, most)), recipe, encode)
+            yield sample, np.array(spread(labels, most))
+
+
+def _seen(samples: Iterable[Sample], recipe: OvSamRecipe, encode: Encode, *, most: int | None) -> Iterator[Objects]:
+    return (_described(sample, labels, recipe, encode) for sample, labels in in_sight(samples, recipe, most=most))
 
 
 def _described(sample: Sample, labels: np.ndarray, recipe: OvSamRecipe, encode: Encode) -> Objects:

@@ -23,20 +23,24 @@ class Drawn:
 
     Args:
         train, val: how many of each.
+        first: seed of the first one; others draw other tiles.
     """
 
-    def __init__(self, train: int, val: int) -> None:
+    def __init__(self, train: int, val: int, *, first: int = 0) -> None:
         splits = [TRAIN] * train + [VALIDATION] * val
+        self._first = first
         self.infos = tuple(
-            SampleInfo(f"drawn {seed}", f"seed {seed}", split, NAMES, "CC0-1.0") for seed, split in enumerate(splits)
+            SampleInfo(f"drawn {seed}", f"seed {seed}", split, NAMES, "CC0-1.0")
+            for seed, split in enumerate(splits, first)
         )
 
     def __len__(self) -> int:
         return len(self.infos)
 
     def __getitem__(self, index: int) -> Sample:
-        scene = draw_scene(index)
-        labels, discs = _with_stroma(scene.labels, np.random.default_rng((index, 1)))
+        seed = self._first + index
+        scene = draw_scene(seed)
+        labels, discs = _with_stroma(scene.labels, np.random.default_rng((seed, 1)))
         picture = Picture(scene.image, labels, np.ones(labels.shape, bool))
         return Sample(self.infos[index], picture, (*scene.classes, *[STROMA] * discs))
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.naming import speed
+from benchmarks.naming import ensemble, speed
 from benchmarks.naming.distillation import Exam, distilled, stages_of
+from benchmarks.naming.ensemble import Opinion, beside, opinion_of, taught_on_others
 from benchmarks.naming.objects import Objects, asked_objects, pairs_of, training_objects
 from benchmarks.naming.recognition import held_out, judged, scores_of, trained_head, without_head
 from benchmarks.naming.sources import NAMES, Drawn, Otherwise, with_shuffled_names
@@ -29,8 +30,9 @@ from wsi_pipeline.training.data.samples import SampleInfo, SampleSource
 from wsi_pipeline.training.data.tiles import MANIFEST, open_tiles
 from wsi_pipeline.training.features import FrozenFeatures
 from wsi_pipeline.training.ov_sam_head import OvSamHead
-from wsi_pipeline.training.recipe import OvSamRecipe, load_recipe
+from wsi_pipeline.training.recipe import OvSamRecipe
 from wsi_pipeline.training.sources import TRAIN, VALIDATION, Joined
+from wsi_pipeline.training.systems import load_recipe
 from wsi_pipeline.vocabulary import VocabularySettings
 from wsi_pipeline.workflow import ModelSettings
 
@@ -90,7 +92,9 @@ def run(options: Options) -> dict[str, Any]:
     drawn = Drawn(TRAINED, ASKED)
     recipe = recipe_for(NAMES, epochs=20, variants=1, low_patch=False)
     found: dict[str, Any] = {"how": how(recipe, drawn), "real": None, "one set": None}
-    found["drawn"] = recognition(bench, recipe, drawn, lambda source: asked(bench, recipe, source))
+    found["drawn"] = recognition(
+        bench, recipe, drawn, lambda source: asked(bench, recipe, source), lambda source: second_opinion(recipe, source)
+    )
     if options.data is not None:
         tiles = open_tiles(options.data)
         changes: dict[str, Any] = {} if options.variants is None else {"variants": options.variants}
@@ -112,7 +116,9 @@ def recipe_for(names: Sequence[str] | None = None, **changes: Any) -> OvSamRecip
 
 
 def how(recipe: OvSamRecipe, drawn: Drawn) -> dict[str, Any]:
-    return {"trained": TRAINED, "asked": ASKED, "recipe": recipe.on_card(), "names": list(drawn.infos[0].class_names)}
+    network = {"tiles": ensemble.TILES, "steps": ensemble.STEPS}
+    names = list(drawn.infos[0].class_names)
+    return {"trained": TRAINED, "asked": ASKED, "recipe": recipe.on_card(), "names": names, "network": network}
 
 
 def distillation(bench: Bench, recipe: OvSamRecipe, drawn: Drawn) -> dict[str, Any]:
@@ -133,6 +139,13 @@ def asked(bench: Bench, recipe: OvSamRecipe, source: Joined) -> Objects:
     return asked_objects(recipe, source, numbers, bench.encode(), zoom=WHOLE_TILE, most=None)
 
 
+def second_opinion(recipe: OvSamRecipe, source: Joined) -> Opinion:
+    """Of a network that knows all classes, on the objects of ``asked``."""
+    say("image-text network")
+    teacher = taught_on_others(recipe, WHOLE_TILE)
+    return opinion_of(teacher, recipe, source, source.numbers(VALIDATION), zoom=WHOLE_TILE)
+
+
 def asked_real(bench: Bench, recipe: OvSamRecipe, source: Joined) -> Objects:
     """Nuclei in the middle of their tiles, larger objects on whole tiles."""
     numbers = source.numbers(VALIDATION)
@@ -148,9 +161,13 @@ def asked_real(bench: Bench, recipe: OvSamRecipe, source: Joined) -> Objects:
 
 
 def recognition(
-    bench: Bench, recipe: OvSamRecipe, source: SampleSource, ask: Callable[[Joined], Objects]
+    bench: Bench,
+    recipe: OvSamRecipe,
+    source: SampleSource,
+    ask: Callable[[Joined], Objects],
+    ask_network: Callable[[Joined], Opinion] | None = None,
 ) -> dict[str, Any]:
-    """Every way of naming, and every class held out."""
+    """Every way of naming, and every class held out, from a network beside the head, too, where there is one."""
     names, joined = recipe.classes, Joined([source], classes=recipe.classes)
     objects = ask(joined)
     shown = training_objects(recipe, joined, joined.numbers(TRAIN), bench.encode())
@@ -162,23 +179,27 @@ def recognition(
     }
     said = {name: np.array(names)[scores_of(head, objects).argmax(axis=1)] for name, head in heads.items()}
     said |= without_head(shown, objects)
-    return {
+    scores = {name: without(bench, recipe, source, name, objects, f"{kind} without {name}") for name in names}
+    found = {
         "counts": {name: int((objects.names == name).sum()) for name in names},
         "groups": len(np.unique(objects.groups)),
         "ways": {name: judged(one, objects) for name, one in said.items()},
-        "held out": {name: without(bench, recipe, source, name, objects, f"{kind} without {name}") for name in names},
+        "held out": {name: held_out(one, names, name, objects) for name, one in scores.items()},
     }
+    if ask_network is not None:
+        opinion = ask_network(joined)
+        found["beside"] = {name: beside(one, opinion, recipe, name, objects) for name, one in scores.items()}
+    return found
 
 
 def without(
     bench: Bench, recipe: OvSamRecipe, source: SampleSource, name: str, objects: Objects, what: str
-) -> dict[str, float]:
-    """What a head knows of a class that it was never shown."""
+) -> np.ndarray:
+    """(N, K) what a head that was never shown a class says of objects, asked with the words of all."""
     fewer = sentences(recipe).model_copy(update={"classes": tuple(one for one in recipe.classes if one != name)})
     head = bench.train(fewer, source, what)
     vocabulary = VocabularySettings.model_validate({"classes": list(recipe.classes)})
-    scores = scores_of(head, objects, class_vectors(MiniLm(), vocabulary))
-    return held_out(scores, recipe.classes, name, objects)
+    return scores_of(head, objects, class_vectors(MiniLm(), vocabulary))
 
 
 def one_set(bench: Bench, recipe: OvSamRecipe, tiles: SampleSource, mine: Sequence[bool]) -> dict[str, Any]:

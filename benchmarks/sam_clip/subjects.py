@@ -101,7 +101,7 @@ class Quarters:
         sample, x, y = self._places[index]
         window = slice(y, y + PATCH), slice(x, x + PATCH)
         picture = Picture(*(part[window] for part in (sample.high.image, sample.high.labels, sample.high.known)))
-        return Sample(self.infos[index], picture, sample.classes)
+        return Sample(self.infos[index], picture, sample.classes, parents=sample.parents)
 
 
 class OfSplit:

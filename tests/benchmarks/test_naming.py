@@ -17,7 +17,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the installed package
 
 from benchmarks.naming import __main__ as command
-from benchmarks.naming import recognition, sources, speed, study
+from benchmarks.naming import ensemble, recognition, sources, speed, study
 from benchmarks.naming.distillation import explained
 from benchmarks.naming.objects import Objects, asked_objects
 from benchmarks.naming.page import render
@@ -119,6 +119,37 @@ def test_a_head_is_asked_with_words_it_was_not_trained_on(quick: None, tmp_path:
     np.testing.assert_allclose(scores[:, :2], recognition.scores_of(head, objects), rtol=1e-5)
 
 
+class GreyNetwork(ensemble.MapTeacher):
+    """Knows how bright a region is: the darker, the nearer to the first class."""
+
+    def encode_map(self, images: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(images).float().mean(-1).reshape(len(images), 1, 16, 16, 16, 16).mean((3, 5))
+
+    def encode_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
+        turn = pooled.mean((1, 2, 3)) / 255
+        return F.pad(torch.stack([turn.cos(), turn.sin()], dim=1), (0, self.dim - 2))
+
+
+def test_a_network_speaks_of_the_asked_objects_in_their_order(quick: None) -> None:
+    recipe, source = study.recipe_for(NAMES), Joined([Drawn(1, 2)])
+    network = GreyNetwork(NAMES)
+    network.words.data = torch.eye(len(NAMES), network.dim)
+    opinion = ensemble.opinion_of(network, recipe, source, [1, 2], zoom=0.5)
+    objects = asked_objects(recipe, source, [1, 2], fake_encode, zoom=0.5, most=None)
+    assert opinion.seen.all()
+    bright = objects.colours[:, 0] / 255
+    np.testing.assert_allclose(opinion.logits[:, 0], 100 * np.cos(bright), atol=9)
+    assert np.corrcoef(opinion.logits[:, 1], np.sin(bright))[0, 1] > 0.99
+
+
+def test_the_network_has_the_say_on_a_new_class_where_it_sees_anything() -> None:
+    head, network = np.array([[5.0, 0.0, 0.0]] * 2, np.float32), torch.tensor([[0.0, 0.0, 90.0, 0.0]] * 2)
+    opinion = ensemble.Opinion(network, torch.tensor([True, False]))
+    assert ensemble.together(head, opinion, ["a", "b", "c"], "c").argmax(axis=1).tolist() == [2, 0]
+    weak = ensemble.Opinion(torch.tensor([[0.0, 9.0, 0.0, 0.0]] * 2), opinion.seen)
+    assert ensemble.together(head, weak, ["a", "b", "c"], "c").argmax(axis=1).tolist() == [0, 0]
+
+
 def objects_of(names: list[str], values: Sequence[float]) -> Objects:
     column = np.array(values, float)[:, None]
     groups = np.array([f"g{number % 3}" for number in range(len(names))])
@@ -174,6 +205,8 @@ def test_the_page_tells_all_and_no_folder(quick: None, tmp_path: Path, monkeypat
     monkeypatch.setattr(recognition, "DRAWS", 10)
     monkeypatch.setattr(study, "TRAINED", 2)
     monkeypatch.setattr(study, "ASKED", 2)
+    monkeypatch.setattr(ensemble, "TILES", 1)
+    monkeypatch.setattr(ensemble, "STEPS", 1)
     monkeypatch.setattr(study, "trained_head", lambda recipe, *given: OvSamHead(recipe, CPU))
     learned = {"steps": 1, "explained": 0.5, "teacher": 0.9, "learned": 0.8}
     monkeypatch.setattr(study, "distillation", lambda *given: {"second to fourth": learned, "second": learned})
@@ -187,7 +220,7 @@ def test_the_page_tells_all_and_no_folder(quick: None, tmp_path: Path, monkeypat
     assert text == render(found)
     assert str(tmp_path) not in text
     assert found["one set"]["groups"] == 4
-    assert set(found["drawn"]["held out"]) == set(NAMES)
+    assert set(found["drawn"]["held out"]) == set(found["drawn"]["beside"]) == set(NAMES)
     assert found["real"]["counts"] == {"nucleus": 2, "benign gland": 3, "tumour region": 3}
     assert "| time of image-crop / of region pooling | ≥ 5 | 20.0 | yes |" in text
     assert "| explained variance of the distilled embedding | ≥ 0.8 | 0.500 | **no** |" in text

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from wsi_pipeline.cli.app import app
 from wsi_pipeline.cli.run import parse_settings
-from wsi_pipeline.training.recipe import load_recipe
+from wsi_pipeline.training.systems import load_recipe
 from wsi_pipeline.workflow import ExportSettings, Workflow, load_workflow, parse_workflow
 
 ROOT = Path(__file__).parents[2]

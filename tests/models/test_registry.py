@@ -305,6 +305,9 @@ def test_plug_in_is_listed_built_and_checked(monkeypatch: pytest.MonkeyPatch, tm
         "ov-sam",
         "sam-clip",
         "sam-clip-regions",
+        "sapnet",
+        "sapnet-select",
+        "semantic-sam",
         "mine",
     ]
     assert find_model("sam") is not spec
@@ -331,6 +334,9 @@ def test_plug_in_that_does_not_load_harms_nobody_else(
         "ov-sam",
         "sam-clip",
         "sam-clip-regions",
+        "sapnet",
+        "sapnet-select",
+        "semantic-sam",
     ]
     assert "broken is left out" in caplog.text
     with pytest.raises(WorkflowError, match=r"broken: the plug-in does not load.*Repair or uninstall"):

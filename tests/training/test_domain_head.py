@@ -17,9 +17,9 @@ from wsi_pipeline.training.domain_batches import DomainBatches, target_of
 from wsi_pipeline.training.domain_head import DomainHead, domain_loss
 from wsi_pipeline.training.domain_target import Target, depths
 from wsi_pipeline.training.loop import Training
-from wsi_pipeline.training.recipe import load_recipe
 from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import TRAIN, Joined
+from wsi_pipeline.training.systems import load_recipe
 
 CPU = torch.device("cpu")
 QUICK = {"epochs": 2, "variants": 1, "batch": 2, "patience": 9}

@@ -16,8 +16,8 @@ from scipy import ndimage
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
 from wsi_pipeline.training.domain_batches import DomainBatch, DomainBatches
 from wsi_pipeline.training.domain_head import DomainHead
-from wsi_pipeline.training.recipe import load_recipe
 from wsi_pipeline.training.sources import Joined
+from wsi_pipeline.training.systems import load_recipe
 
 SIDE, TAUGHT, TESTED, STEPS = 256, 5, 5, 45
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])

@@ -21,10 +21,11 @@ from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.lora_batches import PatchBatches, truth_of
 from wsi_pipeline.training.lora_head import LoraHead
 from wsi_pipeline.training.lora_loss import lora_losses
-from wsi_pipeline.training.recipe import Recipe, load_recipe
+from wsi_pipeline.training.recipe import Recipe
 from wsi_pipeline.training.recompute import recompute_blocks
 from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import Joined
+from wsi_pipeline.training.systems import load_recipe
 
 CPU = torch.device("cpu")
 ROUTES = ["anchor-prompter", "instance", "domain-decoder"]

@@ -23,9 +23,9 @@ from wsi_pipeline.training.judging import BY_MASKS, BY_NAMES
 from wsi_pipeline.training.loop import Training
 from wsi_pipeline.training.ov_sam_batches import RegionBatches, regions_of
 from wsi_pipeline.training.ov_sam_head import OvSamHead
-from wsi_pipeline.training.recipe import load_recipe
 from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import Joined
+from wsi_pipeline.training.systems import load_recipe
 from wsi_pipeline.workflow import ModelSettings
 
 CPU = torch.device("cpu")

@@ -33,9 +33,10 @@ from wsi_pipeline.training.losses import pa_loss, wsi_loss
 from wsi_pipeline.training.prompt_simulation import tight_boxes
 from wsi_pipeline.training.prompted_batches import POINT_REACH, PromptedBatches, prompts_of
 from wsi_pipeline.training.prompted_head import PromptedHead
-from wsi_pipeline.training.recipe import Optimiser, Recipe, load_recipe
+from wsi_pipeline.training.recipe import Optimiser, Recipe
 from wsi_pipeline.training.result import write_result
 from wsi_pipeline.training.sources import Joined
+from wsi_pipeline.training.systems import load_recipe
 from wsi_pipeline.workflow import SegmentSettings
 
 WriteTiles = Callable[..., Path]

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def train(
     system: Annotated[
-        str, typer.Argument(help="hq-sam, pa-sam, wsi-sam, domain-decoder, lora-sam, ov-sam or sam-clip.")
+        str,
+        typer.Argument(
+            help="hq-sam, pa-sam, wsi-sam, domain-decoder, lora-sam, ov-sam, sam-clip, sapnet or semantic-sam."
+        ),
     ],
     data: Annotated[
         list[Path],
@@ -50,7 +53,7 @@ def train(
     Exit code: 0 done, 2 bad input, 130 interrupted.
     """
     from wsi_pipeline.cli.run import parse_settings
-    from wsi_pipeline.training.recipe import load_recipe
+    from wsi_pipeline.training.systems import load_recipe
 
     chosen = load_recipe(system, recipe, parse_settings(settings))
 
@@ -110,5 +113,6 @@ def _open(data: list[Path], slides: list[Path], recipe: Recipe) -> dict[str, Sam
     of = dict(zip(wanted, slides, strict=True))
     names = [path.resolve().name for path in data]
     numbered = [name if names.count(name) == 1 else f"{number}: {name}" for number, name in enumerate(names, start=1)]
-    sources = [open_source(path, of.get(path), field=field, origin=Origin(split=TRAIN)) for path in data]
+    origin = Origin(split=TRAIN)
+    sources = [open_source(path, of.get(path), field=field, origin=origin, points=recipe.from_points) for path in data]
     return dict(zip(numbered, sources, strict=True))

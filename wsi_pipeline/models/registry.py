@@ -33,6 +33,8 @@ from wsi_pipeline.models.resolve import (
     wsi_sam_plan,
 )
 from wsi_pipeline.models.sam_clip import plan as sam_clip
+from wsi_pipeline.models.sapnet import plan as sapnet
+from wsi_pipeline.models.semantic_sam import plan as semantic_sam
 from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.workflow import ModelSettings, RecogniseSettings, RefineSettings, SegmentSettings
 
@@ -62,7 +64,9 @@ class ModelSpec:
         description: one line.
         build: makes it.
         prompt_kinds: what it can be asked: ``box``, ``point``, ``mask``.
+        own_prompts: whether it can be asked all of these whatever its backbone takes.
         backbones: names of the backbones it runs on, the default first; empty when it has none to choose.
+        own_backbone: whether the weights of such a section bring a backbone that is none of these.
         weight_files: role to file for such a section; these files make up the model's identity in provenance.
         inputs: other files that its answers follow from, as ``weights_of`` tells them.
         class_names: classes that a model which finds objects by itself, or a recogniser whose section names none, tells
@@ -79,7 +83,9 @@ class ModelSpec:
     description: str
     build: Builder
     prompt_kinds: frozenset[str] = ALL_PROMPTS
+    own_prompts: bool = False
     backbones: tuple[str, ...] = ()
+    own_backbone: Callable[[ModelSettings], bool] = field(default=lambda settings: False)
     weight_files: Callable[[ModelSettings], Mapping[str, Path]] = field(default=lambda settings: {})
     inputs: Callable[[ModelSettings], list[dict[str, str]]] = field(default=lambda settings: [])
     class_names: Callable[[ModelSettings], tuple[str, ...]] = field(default=lambda settings: ())
@@ -177,14 +183,8 @@ def _segmenter_and_recogniser(name: str, description: str, **facts: Any) -> Mode
         made = (module.build_recogniser if recognises else module.build_segmenter)(settings, device=device, dtype=dtype)
         return cast("Segmenter | Recogniser", made)
 
-    return ModelSpec(
-        name=name,
-        roles=("Segmenter", "Refiner", "Recogniser"),
-        description=description,
-        build=build,
-        backbones=tuple(BACKBONES),
-        **facts,
-    )
+    given = {"roles": ("Segmenter", "Refiner", "Recogniser"), "backbones": tuple(BACKBONES)} | facts
+    return ModelSpec(name=name, description=description, build=build, **given)
 
 
 def _matcher() -> ModelSpec:
@@ -222,6 +222,9 @@ _PLANS: dict[str, Plan] = {
     "ov-sam": ov_sam.ov_sam_plan,
     "sam-clip": sam_clip.sam_clip_plan,
     "sam-clip-regions": sam_clip.regions_plan,
+    "sapnet": sapnet.sapnet_plan,
+    "sapnet-select": sapnet.selector_plan,
+    "semantic-sam": semantic_sam.semantic_plan,
     "matcher": lambda settings, section: sam_plan(settings.model_copy(update={"model": "sam"}), section=section),
 }
 _BUILT_IN = {
@@ -272,6 +275,38 @@ _BUILT_IN = {
         class_names=lambda settings: sam_clip.places_of(cast("SegmentSettings", settings)).targets,
         clip="words",
         status="to be trained",
+    ),
+    "sapnet": _finder(
+        "sapnet",
+        "finds and names what it learned from clicks",
+        _built_by("wsi_pipeline.models.sapnet.build", "build_segmenter"),
+        weight_files=lambda settings: sapnet.sapnet_plan(settings, section=section_of(settings)).files,
+        class_names=sapnet.class_names,
+        status="to be trained, from clicks",
+    ),
+    "sapnet-select": ModelSpec(
+        "sapnet-select",
+        roles=("Segmenter",),
+        description="clicks become outlines: which of a segmenter's masks fits the class best",
+        build=_built_by("wsi_pipeline.models.sapnet.build", "build_selector"),
+        prompt_kinds=frozenset({"point"}),
+        own_prompts=True,
+        backbones=tuple(BACKBONES),
+        weight_files=lambda settings: sapnet.selector_plan(settings, section=section_of(settings)).files,
+        context_factor=sapnet.context_factor,
+        status="to be trained, from clicks",
+    ),
+    "semantic-sam": _segmenter_and_recogniser(
+        "semantic-sam",
+        "six masks of each click, from coarse to fine",
+        roles=("Segmenter", "Recogniser"),
+        prompt_kinds=frozenset({"box", "point"}),
+        own_prompts=True,
+        weight_files=lambda settings: semantic_sam.semantic_files(settings, section=section_of(settings)),
+        class_names=semantic_sam.class_names,
+        own_backbone=semantic_sam.is_published,
+        granular=True,
+        status="to be trained, or published weights of yours",
     ),
 }
 
@@ -356,7 +391,11 @@ def prompt_kinds(settings: ModelSettings) -> frozenset[str]:
     """
     spec = find_model(settings.model, section=section_of(settings))
     backbone = backbone_of(spec, settings)
-    return spec.prompt_kinds if backbone is None else spec.prompt_kinds & kinds_taken(settings, BACKBONES[backbone])
+    return (
+        spec.prompt_kinds
+        if backbone is None or spec.own_prompts
+        else spec.prompt_kinds & kinds_taken(settings, BACKBONES[backbone])
+    )
 
 
 def class_names(settings: ModelSettings) -> tuple[str, ...]:
@@ -372,7 +411,8 @@ def class_names(settings: ModelSettings) -> tuple[str, ...]:
 
 def backbone_of(spec: ModelSpec, settings: ModelSettings) -> str | None:
     """The backbone a section runs on; read from the weight files where they decide."""
-    if not spec.backbones or (settings.clip is not None and spec.clip == "encoder"):
+    own = spec.own_backbone(settings) or (settings.clip is not None and spec.clip == "encoder")
+    if own or not spec.backbones:
         return None
     if settings.backbone is not None:
         if settings.backbone not in BACKBONES:

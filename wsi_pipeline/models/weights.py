@@ -43,6 +43,8 @@ Kind = Literal[
     "lora-sam",
     "ov-sam",
     "sam-clip",
+    "sapnet",
+    "semantic-sam",
 ]
 
 
@@ -55,7 +57,7 @@ class WeightFile(BaseModel):
         variant: image encoder it holds or fits.
         kind: a whole SAM, HQ-SAM, PA-SAM or WSI-SAM, a pair of WSI-SAM decoders, one decoder of HQ-SAM (WSI-SAM's
             are of the same kind) or PA-SAM, a domain decoder, adapter and heads of a LoRA-SAM, or a head of
-            Open-Vocabulary SAM or of SAM-CLIP.
+            Open-Vocabulary SAM or of SAM-CLIP, or what SAPNet or the small Semantic-SAM learned.
         where: shipped with this package, embedded in another installed one, download, or by path.
         url: address for ``download``.
         package: distribution that carries an ``embedded`` file.

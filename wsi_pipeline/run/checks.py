@@ -157,7 +157,7 @@ def _check_guesses(settings: ModelSettings) -> None:
     """Refuse to choose among guesses by their predicted IoU where neither was trained."""
     spec = find_model(settings.model, section=section_of(settings))
     backbone = backbone_of(spec, settings)
-    if backbone is None or BACKBONES[backbone].guesses:
+    if backbone is None or spec.granular or BACKBONES[backbone].guesses:
         return
     guessing = " or ".join(name for name in spec.backbones if BACKBONES[name].guesses)
     raise WorkflowError(

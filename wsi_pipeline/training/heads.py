@@ -28,6 +28,8 @@ from wsi_pipeline.training.ov_sam_head import OvSamHead
 from wsi_pipeline.training.prompted_batches import PromptedBatch
 from wsi_pipeline.training.prompted_head import PromptedHead
 from wsi_pipeline.training.recipe import HqRecipe, LoraRecipe, PaRecipe, SamClipRecipe, WsiRecipe
+from wsi_pipeline.training.sapnet_recipe import SapNetRecipe
+from wsi_pipeline.training.semantic_sam_head import SemanticHead
 
 
 class _Branch(NamedTuple):
@@ -175,6 +177,13 @@ def _sam_clip_head(recipe: SamClipRecipe, device: torch.device) -> Head[Any]:
     return SamClipHead(recipe, device)
 
 
+def _sapnet_head(recipe: SapNetRecipe, device: torch.device) -> Head[Any]:
+    # pooling boxes takes torchvision, which takes seconds to be imported
+    from wsi_pipeline.training.sapnet_head import SapNetHead
+
+    return SapNetHead(recipe, device)
+
+
 HEADS: dict[str, Callable[[Any, torch.device], Head[Any]]] = {
     "hq-sam": HqHead,
     "wsi-sam": WsiHead,
@@ -183,4 +192,6 @@ HEADS: dict[str, Callable[[Any, torch.device], Head[Any]]] = {
     "lora-sam": _lora_head,
     "ov-sam": OvSamHead,
     "sam-clip": _sam_clip_head,
+    "sapnet": _sapnet_head,
+    "semantic-sam": SemanticHead,
 }

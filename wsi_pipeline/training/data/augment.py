@@ -98,7 +98,7 @@ def augment(sample: Sample, how: Augmentation, random: np.random.Generator) -> S
         scan = draw_scan(how.scan, random)
         high, low = _scanned(high, scan, 1.0, random), _scanned(low, scan, how.context_factor, random)
     mpp = None if sample.info.mpp is None else sample.info.mpp * warp.spacing
-    return Sample(replace(sample.info, mpp=mpp), high, sample.classes, low, how.context_factor)
+    return Sample(replace(sample.info, mpp=mpp), high, sample.classes, low, how.context_factor, sample.parents)
 
 
 def _centre(picture: Picture, warp: Warp, how: Augmentation, random: np.random.Generator) -> np.ndarray:

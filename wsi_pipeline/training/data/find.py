@@ -7,6 +7,7 @@ from pathlib import Path
 from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.slides.slide import open_slide
 from wsi_pipeline.training.data.outlines import open_outlines
+from wsi_pipeline.training.data.points import open_points
 from wsi_pipeline.training.data.pyramids import open_pyramid
 from wsi_pipeline.training.data.samples import SampleSource
 from wsi_pipeline.training.data.slides import FieldOfView, Origin
@@ -23,6 +24,7 @@ def open_source(
     slide_mpp: float | None = None,
     field: FieldOfView | None = None,
     origin: Origin | None = None,
+    points: bool = False,
 ) -> SampleSource:
     """Open a folder of tiles, or annotations over a slide.
 
@@ -32,6 +34,7 @@ def open_source(
         slide_mpp: µm per level-0 px of the slide, where the user knows better than the file.
         field: how much of the slide a sample shows.
         origin: what annotations over a slide do not say about themselves.
+        points: whether the points of a GeoJSON file are wanted, and not its outlines.
 
     Raises:
         DatasetError, GeoJSONError, PromptError, OutputError, SlideError: any of it is missing or cannot be used.
@@ -45,7 +48,8 @@ def open_source(
         raise DatasetError("are tiles, which need no slide", where=path, fix="Leave --slide out")
     if slide is None:
         return open_tiles(path)
-    open_annotations = open_pyramid if path.suffix == _PYRAMID else open_outlines
+    open_geojson = open_points if points else open_outlines
+    open_annotations = open_pyramid if path.suffix == _PYRAMID else open_geojson
     return open_annotations(path, open_slide(slide, mpp=slide_mpp), field, origin)
 
 

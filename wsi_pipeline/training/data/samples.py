@@ -56,6 +56,9 @@ class Sample:
         low: what lies around it, with the same centre, ``context_factor`` times as many µm per px and the same
             objects under the same labels; None for an image without surroundings.
         context_factor: c.
+        parents: label of the object that each lies in, 0 for none; that of label n is ``parents[n - 1]``. Labels then
+            are those of the innermost objects, and an object covers the px of all that lie in it, too. Empty where no
+            object lies in another.
     """
 
     info: SampleInfo
@@ -63,6 +66,7 @@ class Sample:
     classes: tuple[str, ...]
     low: Picture | None = None
     context_factor: float = 2.0
+    parents: tuple[int, ...] = ()
 
 
 class SampleSource(Protocol):
