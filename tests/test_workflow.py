@@ -27,8 +27,10 @@ BASE = {"name": "mine", "mpp": 1}
 
 def test_these_workflows_ship() -> None:
     assert SHIPPED == [
+        "clicks",
         "everything",
         "find-similar",
+        "granularity",
         "name-objects",
         "nuclei",
         "nuclei-decoder",
@@ -131,7 +133,8 @@ def test_overrides_reach_into_sections_that_are_not_there_yet(tmp_path: Path) ->
 
 def test_unknown_names_and_files_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(
-        WorkflowError, match=r"no such workflow\. Give a \.yaml file or one of: everything, find-similar, name-objects"
+        WorkflowError,
+        match=r"no such workflow\. Give a \.yaml file or one of: clicks, everything, find-similar, granul",
     ):
         find_workflow("nuclie")
     with pytest.raises(WorkflowError, match="no such workflow file"):

@@ -67,6 +67,25 @@ def test_bf16_that_is_not_faster_is_refused() -> None:
     assert "does not pay" in choice.reason
 
 
+def test_a_model_of_points_is_asked_at_the_middles_of_the_boxes() -> None:
+    asked: list[np.ndarray] = []
+
+    class OfPoints(Fake):
+        prompt_kinds = frozenset({"point"})
+
+        def decode(
+            self, embedding: None, prompts: PromptBatch, *, margin: float | None = None, guesses: bool = False
+        ) -> MaskBatch:
+            assert prompts.boxes is None
+            assert prompts.points is not None
+            asked.append(prompts.points)
+            return super().decode(embedding, PromptBatch(prompts.image_index, boxes=np.tile(prompts.points[:, 0], 2)))
+
+    compare(lambda dtype: OfPoints())
+    _, boxes = reference_pair(OfPoints.input_size)
+    np.testing.assert_allclose(asked[0][:, 0], (boxes[:, :2] + boxes[:, 2:]) / 2)
+
+
 def test_patch_and_boxes_of_the_caller_are_used() -> None:
     seen: list[int] = []
 

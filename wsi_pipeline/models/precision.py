@@ -223,9 +223,18 @@ def _stain(image: np.ndarray, cx: float, cy: float, a: float, b: float, *, stren
     window += alpha * (np.array([98, 66, 138]) - window)
 
 
+def _around(boxes: np.ndarray, kinds: frozenset[str]) -> PromptBatch:
+    """What a model is asked about objects in boxes (N, 4): the boxes, or their middles where it takes points only."""
+    images = np.zeros(len(boxes), np.int64)
+    if "box" in kinds:
+        return PromptBatch(images, boxes=boxes)
+    middles = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    return PromptBatch(images, points=middles, point_labels=np.ones(middles.shape[:2], np.int64))
+
+
 def _run(model: Segmenter, patch: PairImages, boxes: np.ndarray, margin: float | None) -> tuple[np.ndarray, float]:
     """Masks (N, h, w) bool and the time of encoding and decoding in seconds."""
-    prompts = PromptBatch(np.zeros(len(boxes), np.int64), boxes=boxes.astype(np.float32))
+    prompts = _around(boxes.astype(np.float32), model.prompt_kinds)
     elapsed = 0.0
     for _ in range(2):
         start = time.perf_counter()
