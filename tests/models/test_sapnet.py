@@ -227,6 +227,11 @@ def test_a_click_is_judged_by_its_own_patch_and_proposals_alone() -> None:
     assert ((together.score >= 0) & (together.score <= 1)).all()
 
 
+def test_before_training_all_proposals_are_worth_about_the_same() -> None:
+    chosen = network().eval().select(network().levels(torch.rand(2, 3, *SIZE)), three_clicks(), SIZE)
+    assert chosen.first.scores.std() < 0.01 * chosen.first.scores.mean()
+
+
 def test_without_refinement_the_first_choice_is_the_last() -> None:
     selector = SMALL.selector.model_copy(update={"refine": False})
     net = network(SMALL.model_copy(update={"selector": selector, "instances": False}))

@@ -9,9 +9,14 @@ from torch import Tensor, nn
 
 from wsi_pipeline.models.ov_sam.pyramid import pool_from_pyramid
 
+_HEAD_STD = 0.01
+
 
 class ProposalScorer(nn.Module):
     """Two layers shared by two stages, and a pair of heads for each stage; keys of ``roi_head.bbox_head``.
+
+    It begins with all boxes worth about the same, as box heads of mmdetection do: what is preferred before anything is
+    learned is learned from most, and stays.
 
     Args:
         channels: of the maps.
@@ -27,6 +32,13 @@ class ProposalScorer(nn.Module):
         self.shared_fcs = nn.ModuleList([nn.Linear(channels * roi**2, hidden), nn.Linear(hidden, hidden)])
         self.fc_cls = nn.ModuleList([nn.Linear(hidden, classes + 1), nn.Linear(hidden, classes)])
         self.fc_ins = nn.ModuleList([nn.Linear(hidden, classes + 1), nn.Linear(hidden, classes)])
+        for name, value in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(value)
+            elif name.startswith("shared"):
+                nn.init.xavier_uniform_(value)
+            else:
+                nn.init.normal_(value, std=_HEAD_STD)
 
     def look(self, levels: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
         """What is in boxes, (..., hidden), for the heads of both stages.
