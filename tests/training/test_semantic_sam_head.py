@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the installed package
 
 from benchmarks.nested_scenes import OBJECTS, PARTS, draw_nested_scene
-
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.semantic_sam.answers import BOX, POINT, Answers
 from wsi_pipeline.training import semantic_sam_head
@@ -232,8 +231,9 @@ def test_scenes_are_nested_and_the_same_for_a_seed() -> None:
     scene = draw_nested_scene(3, size=256, glands=(1, 2))
     assert np.array_equal(scene.image, draw_nested_scene(3, size=256, glands=(1, 2)).image)
     assert len(scene.parents) == len(scene.names) >= scene.labels.max()
-    above = {name: {scene.names[p - 1] if p else "" for n, p in zip(scene.names, scene.parents, strict=True) if n == name}
-             for name in (*OBJECTS, *PARTS)}  # fmt: skip
+    above: dict[str, set[str]] = {name: set() for name in (*OBJECTS, *PARTS)}
+    for name, parent in zip(scene.names, scene.parents, strict=True):
+        above[name].add(scene.names[parent - 1] if parent else "")
     assert above["gland"] == {""}
     assert above["lumen"] == above["goblet cell"] | above["absorptive cell"] == {"gland"}
     assert above["nucleus"] | above["cytoplasm"] == {"goblet cell", "absorptive cell"}
