@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from wsi_pipeline.models.semantic_sam import build, model, official, segmenter, 
 from wsi_pipeline.models.semantic_sam.answers import BOX, POINT, Features
 from wsi_pipeline.models.semantic_sam.asking import Asked
 from wsi_pipeline.models.semantic_sam.decoder import Judged, draw
-from wsi_pipeline.models.semantic_sam.file import SemanticFacts, load_semantic_sam, read_facts
+from wsi_pipeline.models.semantic_sam.file import SemanticFacts, load_semantic_sam
 from wsi_pipeline.models.semantic_sam.mini import MiniSemanticSam
 from wsi_pipeline.models.semantic_sam.plan import class_names, semantic_files, semantic_plan
 from wsi_pipeline.models.semantic_sam.positions import inverse_sigmoid
@@ -257,7 +258,11 @@ NAMED = SMALL.model_copy(update={"objects": ("gland", "vessel", "nerve"), "parts
 def named_file(folder: Path) -> Path:
     network = MiniSemanticSam(NAMED, 160)
     torch.nn.init.normal_(network.decoder.object_head.weight)
-    return write(folder / "semantic-sam.safetensors", network, SemanticFacts("lite-medsam", NAMED, LEVELS).metadata())
+    return write(
+        folder / "semantic-sam.safetensors",
+        network,
+        SemanticFacts(backbone="lite-medsam", settings=NAMED, levels=LEVELS).metadata(),
+    )
 
 
 @pytest.mark.parametrize("alike", range(6))
@@ -281,7 +286,7 @@ def test_objects_are_named_by_default_and_parts_where_they_are_asked_for(tmp_pat
         build.build_recogniser(mixed)
 
 
-FACTS = SemanticFacts("lite-medsam", SMALL, LEVELS)
+FACTS = SemanticFacts(backbone="lite-medsam", settings=SMALL, levels=LEVELS)
 
 
 def write(path: Path, network: MiniSemanticSam, metadata: dict[str, str]) -> Path:
@@ -291,16 +296,30 @@ def write(path: Path, network: MiniSemanticSam, metadata: dict[str, str]) -> Pat
 
 def test_a_file_says_what_it_is_and_holds_it(tmp_path, network):
     path = write(tmp_path / "semantic-sam.safetensors", network, FACTS.metadata())
-    assert read_facts(path) == FACTS
+    assert SemanticFacts.read(path) == FACTS
     read = load_semantic_sam(path)
     assert read.settings == SMALL
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in read.state_dict().items())
 
 
-@pytest.mark.parametrize("changed", [{"kind": "lora-sam"}, {"levels": "[0, 1, 2]"}, {"levels": "7"}, {"settings": "{"}])
-def test_a_file_of_something_else_is_refused(changed, tmp_path, network):
-    path = write(tmp_path / "other.safetensors", network, FACTS.metadata() | changed)
-    with pytest.raises(WeightsError, match="no trained Semantic-SAM"):
+def _changed(**values: object) -> dict[str, str]:
+    return {"semantic-sam": json.dumps(FACTS.model_dump(mode="json") | values)}
+
+
+NOT_OURS = [
+    {"lora-sam": FACTS.model_dump_json()},
+    {"semantic-sam": "{"},
+    _changed(levels=[0, 1, 2]),
+    _changed(levels=[0, 1, 2, 3, 4, 4]),
+    _changed(levels=7),
+    _changed(settings="{"),
+]
+
+
+@pytest.mark.parametrize("metadata", NOT_OURS)
+def test_a_file_of_something_else_is_refused(metadata, tmp_path, network):
+    path = write(tmp_path / "other.safetensors", network, metadata)
+    with pytest.raises(WeightsError, match="does not say what Semantic-SAM learned"):
         semantic_plan(SegmentSettings(model="semantic-sam", weights=str(path)))
 
 

@@ -201,7 +201,7 @@ QUICK = {
 def test_a_run_leaves_a_file_that_says_how_coarse_its_answers_are(
     small_sam: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsi_pipeline.models.semantic_sam.file import load_semantic_sam, read_facts
+    from wsi_pipeline.models.semantic_sam.file import SemanticFacts, load_semantic_sam
     from wsi_pipeline.training.loop import Training
     from wsi_pipeline.training.result import write_result
     from wsi_pipeline.training.sources import Joined
@@ -219,7 +219,7 @@ def test_a_run_leaves_a_file_that_says_how_coarse_its_answers_are(
         torch.testing.assert_close(runs[1].state.trained[key], value, rtol=0, atol=0)
     assert 0 <= runs[0].best["best_iou"] <= 1
     path = write_result(runs[0], {"nested": Nested()}, tmp_path)
-    facts = read_facts(path)
+    facts = SemanticFacts.read(path)
     assert sorted(facts.levels) == list(range(6))
     head = runs[0].head
     assert isinstance(head, SemanticHead)

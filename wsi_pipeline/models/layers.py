@@ -7,6 +7,7 @@ what is at last wanted as an image is unpacked.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from segment_anything.modeling.common import LayerNorm2d
@@ -24,6 +25,15 @@ class EncoderOutput(NamedTuple):
 
     embedding: Tensor
     early: Tensor
+
+    def in_float32(self) -> EncoderOutput:
+        """As small networks on it compute, whatever the encoder did."""
+        return EncoderOutput(*(part.float() for part in self))
+
+    def few_at_once(self, images: int) -> Iterator[EncoderOutput]:
+        """Those of at most so many images after the other."""
+        for some in zip(*(part.split(images) for part in self), strict=True):
+            yield EncoderOutput(*some)
 
 
 def channel_norm(norm: nn.Module, x: Tensor) -> Tensor:

@@ -17,3 +17,12 @@ def placed(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
     if first.device == device and first.dtype == dtype:
         return module
     return copy.deepcopy(module).to(device=device, dtype=dtype)
+
+
+def suited(device: torch.device, *, cpu: int, gpu: int) -> int:
+    """How many to compute at once.
+
+    On a CPU more are slower from few on, and with one image at once what comes out does not depend on the others, to
+    the last bit.
+    """
+    return cpu if device.type == "cpu" else gpu

@@ -21,7 +21,7 @@ from wsi_pipeline.models.coarse_prompts import prompts_of_masks
 from wsi_pipeline.models.encoding import shared_encoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.mask_decoder import PX_PER_CELL, CellWindows
-from wsi_pipeline.models.placing import placed
+from wsi_pipeline.models.placing import placed, suited
 from wsi_pipeline.models.prompt_embedding import PromptTensors
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
 from wsi_pipeline.models.windows import CELLS, Windows, plan_calls
@@ -33,8 +33,6 @@ MASK_SIZE = CELLS * PX_PER_CELL
 """Side in px of low-resolution masks, as prompts and before up-scaling."""
 BACKGROUND_LOGIT = -32.0
 """The logit of px that surely are background because they lie outside a prompt's window."""
-_DECODE_BATCH = {"cpu": 8, "cuda": 64}
-_IMAGES_PER_CALL = {"cpu": 1, "cuda": 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +123,8 @@ class BatchedSegmenter(ABC):
         self.input_size = sam.variant.image_size
         self.prompt_kinds = sam.variant.prompt_kinds if prompt_kinds is None else prompt_kinds
         self._multimask = multimask
-        kind = self.device.type if self.device.type in _DECODE_BATCH else "cuda"
-        self._decode_batch = decode_batch or _DECODE_BATCH[kind]
-        self._images_per_call = _IMAGES_PER_CALL[kind]
+        self._decode_batch = decode_batch or suited(self.device, cpu=8, gpu=64)
+        self._images_per_call = suited(self.device, cpu=1, gpu=16)
         self.encoder = shared_encoder(
             sam.image_encoder, sam.variant.pixels, self.input_size, device=self.device, dtype=dtype
         )

@@ -88,7 +88,8 @@ class SemanticHead(Head[ClickBatch]):
 
     def metadata(self) -> dict[str, str]:
         """What the file says: which of the six answers is how coarse was measured on what epochs are judged on."""
-        return SemanticFacts(self._recipe.backbone, self.module.settings, self._levels()).metadata()
+        levels = self._levels()
+        return SemanticFacts(backbone=self._recipe.backbone, settings=self.module.settings, levels=levels).metadata()
 
     def loss(self, part: ClickBatch) -> Tensor:
         generator = torch.Generator().manual_seed(part.seed)

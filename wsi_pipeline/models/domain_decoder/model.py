@@ -7,7 +7,6 @@ import torch
 from wsi_pipeline.models.builders import DTYPES, load_sam
 from wsi_pipeline.models.domain_decoder.decoder import KIND, MAP_SIZE, DecoderFacts, DomainMaps, load_domain_decoder
 from wsi_pipeline.models.encoding import shared_encoder
-from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.resolve import WeightPlan
 from wsi_pipeline.models.roles import PairImages
@@ -54,13 +53,8 @@ class DomainModel:
         """
         if not self.uses_low_patch:
             (high,) = self.encoder.encode(pairs.high)
-            return self._decoder(_in_float32(high), None)
+            return self._decoder(high.in_float32(), None)
         if pairs.low is None:
             raise ValueError("the decoder looks at pairs of patches; the low ones are missing")
         high, low = self.encoder.encode(pairs.high, pairs.low)
-        return self._decoder(_in_float32(high), low.embedding.float())
-
-
-def _in_float32(seen: EncoderOutput) -> EncoderOutput:
-    """As the decoder computes, whatever the encoder did."""
-    return EncoderOutput(*(part.float() for part in seen))
+        return self._decoder(high.in_float32(), low.embedding.float())

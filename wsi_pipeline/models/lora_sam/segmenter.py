@@ -7,15 +7,11 @@ import copy
 import torch
 
 from wsi_pipeline.models.encoding import shared_encoder
-from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.lora_sam.lora import merge
 from wsi_pipeline.models.lora_sam.model import LoraSam
 from wsi_pipeline.models.lora_sam.prompted import PromptedLoraSam
+from wsi_pipeline.models.placing import suited
 from wsi_pipeline.models.roles import Instances, PairImages
-
-_DECODE_BATCH = {"cpu": 8, "cuda": 64}
-_IMAGES_PER_CALL = {"cpu": 1, "cuda": 8}
-"""As for prompted models: on a CPU more at once are slower, and what is found then does not depend on the others."""
 
 
 class LoraSamSegmenter:
@@ -41,8 +37,7 @@ class LoraSamSegmenter:
         self.device = torch.device(device)
         self.input_size, self.class_names = model.size, model.settings.classes
         self._margin = margin
-        kind = self.device.type if self.device.type in _DECODE_BATCH else "cuda"
-        self._images_per_call = _IMAGES_PER_CALL[kind]
+        self._images_per_call = suited(self.device, cpu=1, gpu=8)
         own = copy.deepcopy(model).eval().to(self.device)
         merge(own.image_encoder)
         self.encoder = shared_encoder(own.encoder(), own.pixels, own.size, device=self.device, dtype=dtype)
@@ -50,7 +45,7 @@ class LoraSamSegmenter:
         del own.image_encoder
         if isinstance(own, PromptedLoraSam):
             own.mask_decoder.to(dtype)
-            own.decode_batch = _DECODE_BATCH[kind]
+            own.decode_batch = suited(self.device, cpu=8, gpu=64)
         self._model = own
 
     @torch.inference_mode()
@@ -63,9 +58,7 @@ class LoraSamSegmenter:
             ValueError: patches of another size.
         """
         (seen,) = self.encoder.encode(pairs.high)
-        parts = (part.float().split(self._images_per_call) for part in seen)
         found: list[list[Instances]] = []
-        for some in zip(*parts, strict=True):
-            images = EncoderOutput(*some)
+        for images in seen.in_float32().few_at_once(self._images_per_call):
             found += self._model.instances(images, min_score=min_score, most=max_objects, margin=self._margin)
         return found

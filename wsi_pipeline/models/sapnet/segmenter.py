@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from wsi_pipeline.models.encoding import shared_encoder
-from wsi_pipeline.models.layers import EncoderOutput
-from wsi_pipeline.models.placing import placed
+from wsi_pipeline.models.placing import placed, suited
 from wsi_pipeline.models.roles import Instances, MaskBatch, PairImages
 from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.sapnet.network import SapNet
@@ -17,8 +16,6 @@ from wsi_pipeline.segment.decoding import calls_that_fit
 
 MARGIN = 0.1
 """Objects are drawn in windows around them, grown by this share of their size."""
-_IMAGES_PER_CALL = {"cpu": 1, "cuda": 8}
-"""As for prompted models: on a CPU more at once are slower, and what is found then does not depend on the others."""
 
 
 class SapNetSegmenter:
@@ -42,7 +39,7 @@ class SapNetSegmenter:
         self.device, self.input_size = torch.device(device), sam.variant.image_size
         self.class_names = network.settings.classes
         self._network = placed(network, self.device, torch.float32).eval()
-        self._images_per_call = _IMAGES_PER_CALL.get(self.device.type, _IMAGES_PER_CALL["cuda"])
+        self._images_per_call = suited(self.device, cpu=1, gpu=8)
         self.encoder = shared_encoder(
             sam.image_encoder, sam.variant.pixels, self.input_size, device=self.device, dtype=dtype
         )
@@ -59,8 +56,8 @@ class SapNetSegmenter:
         (seen,) = self.encoder.encode(pairs.high)
         size = (self.input_size, self.input_size)
         found: list[list[Instances]] = []
-        for some in zip(*(part.float().split(self._images_per_call) for part in seen), strict=True):
-            levels = self._network.levels(EncoderOutput(*some))
+        for images in seen.in_float32().few_at_once(self._images_per_call):
+            levels = self._network.levels(images)
             solos = self._network.predict(levels, size, min_score=min_score, max_objects=max_objects)
             found += [instances_of(one, self.input_size) for one in solos]
         return found

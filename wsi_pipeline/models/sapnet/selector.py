@@ -12,7 +12,6 @@ from torch import Tensor
 
 from wsi_pipeline.errors import PromptError
 from wsi_pipeline.models.encoding import shared_encoder
-from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
 from wsi_pipeline.models.sam import Sam
@@ -81,7 +80,7 @@ class SapNetSelector:
         """
         asked = self._proposals.encode(pairs)
         (seen,) = self.encoder.encode(pairs.high)
-        return ClickEmbedding(asked, self._network.levels(EncoderOutput(*(part.float() for part in seen))))
+        return ClickEmbedding(asked, self._network.levels(seen.in_float32()))
 
     @torch.inference_mode()
     def decode(

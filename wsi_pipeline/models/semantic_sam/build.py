@@ -5,7 +5,7 @@ from __future__ import annotations
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.builders import DTYPES, load_sam
 from wsi_pipeline.models.resolve import WeightPlan
-from wsi_pipeline.models.semantic_sam.file import KIND, load_semantic_sam, read_facts
+from wsi_pipeline.models.semantic_sam.file import KIND, SemanticFacts, load_semantic_sam
 from wsi_pipeline.models.semantic_sam.official import TOKENS, load_official
 from wsi_pipeline.models.semantic_sam.plan import class_names, is_published, semantic_files, semantic_plan
 from wsi_pipeline.models.semantic_sam.recogniser import SemanticRecogniser
@@ -33,7 +33,7 @@ def build_recogniser(settings: RecogniseSettings, *, device: str = "cpu", dtype:
         WeightsError: see ``semantic_plan``.
     """
     plan = semantic_plan(settings, section="recognise")
-    known, names = read_facts(plan.files[KIND]).settings, class_names(settings)
+    known, names = SemanticFacts.read(plan.files[KIND]).settings, class_names(settings)
     head = next((one for one in (known.objects, known.parts) if set(names) <= set(one)), None)
     if not names or head is None:
         told = "; or ".join(", ".join(one) for one in (known.objects, known.parts) if one) or "no classes"
@@ -46,5 +46,5 @@ def build_recogniser(settings: RecogniseSettings, *, device: str = "cpu", dtype:
 
 def _trained(plan: WeightPlan, *, device: str, dtype: str) -> SemanticSegmenter:
     path = plan.files[KIND]
-    levels = read_facts(path).levels
+    levels = SemanticFacts.read(path).levels
     return on_sam(load_semantic_sam(path), load_sam(plan), levels, device=device, dtype=DTYPES[dtype])

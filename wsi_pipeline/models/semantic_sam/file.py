@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi_pipeline.errors import WeightsError
+from pydantic import field_validator
+
 from wsi_pipeline.granularity import LEVELS
-from wsi_pipeline.models.head_prompts import prompts_metadata
+from wsi_pipeline.models.file_facts import FileFacts
 from wsi_pipeline.models.semantic_sam.settings import SemanticSettings
 
 if TYPE_CHECKING:
@@ -21,9 +20,8 @@ PROMPTS = frozenset({"box", "point"})
 _EARLY = "early.0.weight"
 
 
-@dataclass(frozen=True, slots=True)
-class SemanticFacts:
-    """What a file says about itself.
+class SemanticFacts(FileFacts):
+    """What a file says of itself besides its parameters.
 
     Attributes:
         backbone: name of the backbone it was trained on.
@@ -31,37 +29,19 @@ class SemanticFacts:
         levels: the number of the answer that is of level 1, the coarsest, to 6.
     """
 
+    kind = KIND
+    missing = "what Semantic-SAM learned"
+
     backbone: str
     settings: SemanticSettings
     levels: tuple[int, ...]
 
-    def metadata(self) -> dict[str, str]:
-        """As it is written."""
-        return {
-            "kind": KIND,
-            "backbone": self.backbone,
-            "settings": self.settings.model_dump_json(),
-            "levels": json.dumps(self.levels),
-        } | prompts_metadata(PROMPTS)
-
-
-def read_facts(path: Path) -> SemanticFacts:
-    """Read what a file is, without its tensors.
-
-    Raises:
-        WeightsError: it is no trained Semantic-SAM.
-    """
-    from wsi_pipeline.models.checkpoints import read_metadata
-
-    try:
-        found = read_metadata(path)
-        levels = tuple(json.loads(found["levels"]))
-        if found["kind"] != KIND or sorted(levels) != list(range(LEVELS)):
-            raise KeyError(KIND)
-        return SemanticFacts(found["backbone"], SemanticSettings.model_validate_json(found["settings"]), levels)
-    except (KeyError, ValueError, TypeError):
-        fix = "Give the semantic-sam.safetensors that `wsi-pipeline train semantic-sam` wrote, or a published .pth"
-        raise WeightsError("is no trained Semantic-SAM", where=path, fix=fix) from None
+    @field_validator("levels")
+    @classmethod
+    def _each_once(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if sorted(levels) != list(range(LEVELS)):
+            raise ValueError("each answer is of one level")
+        return levels
 
 
 def load_semantic_sam(path: Path) -> MiniSemanticSam:
@@ -73,7 +53,7 @@ def load_semantic_sam(path: Path) -> MiniSemanticSam:
     from wsi_pipeline.models.checkpoints import load_into, read_state_dict
     from wsi_pipeline.models.semantic_sam.mini import MiniSemanticSam
 
-    settings, state = read_facts(path).settings, read_state_dict(path)
+    settings, state = SemanticFacts.read(path).settings, read_state_dict(path)
     early = state[_EARLY].shape[1] if _EARLY in state else 1
     network = MiniSemanticSam(settings, early)
     load_into(network, state, where=path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.resolve import WeightPlan, trained_plan
-from wsi_pipeline.models.semantic_sam.file import KIND, read_facts
+from wsi_pipeline.models.semantic_sam.file import KIND, SemanticFacts
 from wsi_pipeline.models.weights import locate
 from wsi_pipeline.workflow import ModelSettings, RecogniseSettings
 
@@ -19,7 +19,7 @@ def semantic_plan(settings: ModelSettings, *, section: str = "segment") -> Weigh
         WorkflowError: two files of weights, none where none ships, or an unknown backbone.
         WeightsError: a file is missing or of another kind, or was trained on another backbone.
     """
-    return trained_plan(KIND, settings, section, lambda path: read_facts(path).backbone)
+    return trained_plan(KIND, settings, section, lambda path: SemanticFacts.read(path).backbone)
 
 
 def is_published(settings: ModelSettings) -> bool:
@@ -59,5 +59,5 @@ def class_names(settings: ModelSettings) -> tuple[str, ...]:
         return ()
     if settings.classes:
         return settings.names
-    known = read_facts(semantic_plan(settings, section="recognise").files[KIND]).settings
+    known = SemanticFacts.read(semantic_plan(settings, section="recognise").files[KIND]).settings
     return known.objects or known.parts

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wsi_pipeline.models.encoding import PatchEncoder, shared_encoder
-from wsi_pipeline.models.placing import placed
+from wsi_pipeline.models.placing import placed, suited
 from wsi_pipeline.models.preprocess import to_tensor
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
 from wsi_pipeline.models.sam import Sam
@@ -32,9 +32,6 @@ from wsi_pipeline.models.windows import Windows, plan_calls
 
 PUBLISHED_SIZE = 640
 """Side in px of the patches of the published network, which takes any: that of its demonstration."""
-_PROMPTS_PER_CALL = {"cpu": 64, "cuda": 256}
-"""Most prompts of an image that are answered at once: what queries and drawn masks take up stays bounded."""
-_IMAGES_PER_CALL = {"cpu": 1, "cuda": 8}
 
 
 @dataclass(slots=True)
@@ -106,8 +103,9 @@ class SemanticSegmenter:
         self.input_size, self.encoder = size, encoder
         self._network, self._see, self._device = network.eval(), see, device
         self._levels = torch.tensor(levels, device=device)
-        self._prompts_per_call = _PROMPTS_PER_CALL.get(device.type, _PROMPTS_PER_CALL["cuda"])
-        self._images_per_call = _IMAGES_PER_CALL.get(device.type, _IMAGES_PER_CALL["cuda"])
+        # so what queries and drawn masks take up stays bounded
+        self._prompts_per_call = suited(device, cpu=64, gpu=256)
+        self._images_per_call = suited(device, cpu=1, gpu=8)
 
     @torch.inference_mode()
     def encode(self, pairs: PairImages) -> SemanticEmbedding:
