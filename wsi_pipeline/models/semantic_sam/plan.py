@@ -30,7 +30,7 @@ def is_published(settings: ModelSettings) -> bool:
     """
     from wsi_pipeline.models.checkpoints import read_metadata
 
-    return settings.weights is not None and "levels" not in read_metadata(locate(settings.weights))
+    return settings.weights is not None and KIND not in read_metadata(locate(settings.weights))
 
 
 def semantic_files(settings: ModelSettings, *, section: str = "segment") -> Mapping[str, Path]:
