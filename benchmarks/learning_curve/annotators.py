@@ -14,7 +14,7 @@ from benchmarks.heads.subjects import MARGIN
 from benchmarks.tiles import WORKFLOW, ListedTile
 from wsi_pipeline.models.roles import PairImages, PromptBatch, Segmenter
 from wsi_pipeline.segment.decoding import decode_in_calls
-from wsi_pipeline.training.data.samples import Sample, SampleInfo, SampleSource, renumbered
+from wsi_pipeline.training.data.samples import Changed, Sample, SampleSource, renumbered
 
 
 class TrueBoxes:
@@ -47,7 +47,7 @@ class TrueBoxes:
         return painted(tile, objects)
 
 
-class Redrawn:
+class Redrawn(Changed):
     """A data set whose training tiles are annotated by somebody else.
 
     Args:
@@ -56,14 +56,8 @@ class Redrawn:
     """
 
     def __init__(self, source: SampleSource, labels: Mapping[int, np.ndarray]) -> None:
-        self._source, self._labels = source, labels
-
-    @property
-    def infos(self) -> Sequence[SampleInfo]:
-        return self._source.infos
-
-    def __len__(self) -> int:
-        return len(self._source)
+        super().__init__(source)
+        self._labels = labels
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._source[index]

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from wsi_pipeline.errors import PromptError
+from wsi_pipeline.models.collected import BACKGROUND_LOGIT
 from wsi_pipeline.models.hq_sam import HqSam, HqSamSegmenter
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.prompt_embedding import PromptTensors, embed_prompts
 from wsi_pipeline.models.roles import PairImages, PromptBatch, Refiner, Segmenter
 from wsi_pipeline.models.sam import SamSegmenter
-from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT, PairEmbedding
+from wsi_pipeline.models.segmenter import PairEmbedding
 from wsi_pipeline.models.windows import CELLS, Windows
 from wsi_pipeline.models.wsi_sam import DualDecoder, WsiSam, WsiSamSegmenter
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from wsi_pipeline.errors import PromptError, WeightsError, WorkflowError
+from wsi_pipeline.models.collected import BACKGROUND_LOGIT
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.roles import PairImages, PromptBatch, Recogniser, Regions, Segmenter
-from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT
 from wsi_pipeline.models.semantic_sam import build, model, official, segmenter, swin
 from wsi_pipeline.models.semantic_sam.answers import BOX, POINT, Features
 from wsi_pipeline.models.semantic_sam.asking import Asked

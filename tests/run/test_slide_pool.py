@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -177,6 +178,15 @@ def test_nothing_outside_the_folder_of_the_slide_is_removed(stage: Stage) -> Non
     assert other.read_text() == "x"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a shell starts in the background ignores the signal that Ctrl-C sends."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_slides_in_work_are_pending_again_when_the_run_is_stopped(stage: Stage) -> None:
     stopped = threading.Event()
     stage.flow.stop = stopped.set

@@ -16,7 +16,8 @@ from wsi_pipeline.errors import DatasetError, PromptError
 from wsi_pipeline.geometry import Affine2D
 from wsi_pipeline.slides.slide import Slide, open_slide
 from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
-from wsi_pipeline.training.data.points import RADIUS, Clicked, Clicks, clicks_on, discs, draw_clicks, open_points
+from wsi_pipeline.training.data.clicks import RADIUS, Clicked, clicks_on, discs, draw_clicks
+from wsi_pipeline.training.data.points import Points, open_points
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
 from wsi_pipeline.training.data.slides import FieldOfView
 
@@ -103,7 +104,7 @@ def test_a_click_that_is_cut_in_half_by_the_edge_is_gone() -> None:
 
 
 def test_clicks_of_a_slide_keep_their_numbers_at_any_resolution() -> None:
-    clicks = Clicks(np.array([[100.0, 200.0], [300.0, 220.0]]), ("a", "b"), None)
+    clicks = Points(np.array([[100.0, 200.0], [300.0, 220.0]]), ("a", "b"), None)
     fine = clicks.on(Affine2D(1, 1, 50, 150), 128)
     assert set(np.unique(fine.ids)) == {0, 1}
     assert fine.ids[50, 50] == 1

@@ -86,11 +86,19 @@ class MaskBatch:
 
     def on_patch(self, size: int) -> np.ndarray:
         """(N, size, size) bool masks on the whole patch."""
-        masks = np.zeros((len(self), size, size), bool)
-        height, width = self.logits.shape[1:]
-        for mask, logits, (x, y) in zip(masks, self.logits, self.origin, strict=True):
-            mask[y : y + height, x : x + width] = logits > 0
-        return masks
+        return self._placed(self.logits > 0, np.zeros((len(self), size, size), bool))
+
+    def logits_on_patch(self, size: int, outside: float) -> np.ndarray:
+        """(N, size, size) float32 logits on the whole patch, ``outside`` where no window is."""
+        if self.logits.shape[1:] == (size, size):
+            return self.logits
+        return self._placed(self.logits, np.full((len(self), size, size), outside, np.float32))
+
+    def _placed(self, windows: np.ndarray, patches: np.ndarray) -> np.ndarray:
+        height, width = windows.shape[1:]
+        for patch, window, (x, y) in zip(patches, windows, self.origin, strict=True):
+            patch[y : y + height, x : x + width] = window
+        return patches
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from wsi_pipeline.errors import PromptError
 from wsi_pipeline.models.coarse_prompts import prompts_of_masks
+from wsi_pipeline.models.collected import BACKGROUND_LOGIT, Collected
 from wsi_pipeline.models.encoding import shared_encoder
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.mask_decoder import PX_PER_CELL, CellWindows
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 MASK_SIZE = CELLS * PX_PER_CELL
 """Side in px of low-resolution masks, as prompts and before up-scaling."""
-BACKGROUND_LOGIT = -32.0
-"""The logit of px that surely are background because they lie outside a prompt's window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,25 +261,14 @@ class Canvas:
 
     def __init__(self, windows: Windows, size: int) -> None:
         self._windows, self._drawn = windows, windows.drawn()
-        self._cell = size // CELLS
-        side = int(windows.side.max()) * self._cell
-        # a window narrower than the widest keeps its place within the patch
-        self._origin = np.minimum(windows.start * self._cell, size - side)
-        self._logits = np.full((len(windows.side), side, side), BACKGROUND_LOGIT, np.float32)
-        self._iou = np.zeros(len(windows.side), np.float32)
+        self._cell, self._collected = size // CELLS, Collected(windows, size)
 
     def put(self, rows: np.ndarray, logits: Tensor, iou: Tensor) -> None:
         """Take drawn logits (n, 4h', 4w') and the IoU (n,) of prompts ``rows`` (n,) with windows of one side."""
-        masks = self._trim(self._to_patch_px(logits), rows).cpu().numpy()
-        side = masks.shape[-1]
-        for row, (x, y), mask in zip(
-            rows, self._windows.start[rows] * self._cell - self._origin[rows], masks, strict=True
-        ):
-            self._logits[row, y : y + side, x : x + side] = mask
-        self._iou[rows] = iou.cpu().numpy()
+        self._collected.put(rows, self._trim(self._to_patch_px(logits), rows), iou)
 
     def masks(self) -> MaskBatch:
-        return MaskBatch(self._logits, self._origin, self._iou)
+        return self._collected.masks
 
     def _to_patch_px(self, logits: Tensor) -> Tensor:
         """One value per patch px; the drawn window's edge is either the patch's or within the halo."""

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 CELLS = 64
 """Cells along the side of an image embedding."""
@@ -109,6 +112,26 @@ def plan_calls(image_index: np.ndarray, side: np.ndarray, prompts: int, images: 
                     yield _call(chunks.pop(key))
     for waiting in chunks.values():
         yield _call(waiting)
+
+
+def cut_windows(drawn: Tensor, size: tuple[int, int], corner: Tensor, side: int) -> Tensor:
+    """Windows of one side of masks that were drawn over whole patches: the same as parts of the enlarged whole.
+
+    Args:
+        drawn: (n, h, w) float, over the patch.
+        size: (height, width) px of the patch.
+        corner: (n, 2) int64 (x, y) px of the windows' top-left px.
+        side: px.
+
+    Returns:
+        (n, side, side), one value per patch px.
+    """
+    height, width = size
+    px = corner.unsqueeze(1) + torch.arange(side, device=corner.device).unsqueeze(1) + 0.5
+    places = 2 * px / torch.tensor([width, height], device=corner.device) - 1
+    x, y = places[:, None, :, 0].expand(-1, side, -1), places[:, :, None, 1].expand(-1, -1, side)
+    grid = torch.stack([x, y], dim=-1).to(drawn)
+    return F.grid_sample(drawn.unsqueeze(1), grid, padding_mode="border", align_corners=False).squeeze(1)
 
 
 def _call(chunks: list[tuple[int, np.ndarray]]) -> DecodeCall:

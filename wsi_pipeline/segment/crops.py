@@ -80,21 +80,10 @@ def onto_tile(answers: MaskBatch, crop: Crop, size: int) -> MaskBatch:
     import torch
     from torch.nn import functional as F
 
-    patches = torch.from_numpy(_whole_patches(answers, size))
+    patches = torch.from_numpy(answers.logits_on_patch(size, BACKGROUND))
     shrunk = F.interpolate(patches[:, None], (crop.side, crop.side), mode="bilinear", align_corners=False)[:, 0]
     logits = shrunk[:, : crop.y1 - crop.y0, : crop.x1 - crop.x0].numpy()
     return MaskBatch(logits, np.tile(np.array([crop.x0, crop.y0]), (len(answers), 1)), answers.iou)
-
-
-def _whole_patches(answers: MaskBatch, size: int) -> np.ndarray:
-    """(N, size, size) float32 logits of windows."""
-    _, height, width = answers.logits.shape
-    if (height, width) == (size, size):
-        return answers.logits
-    patches = np.full((len(answers), size, size), BACKGROUND, np.float32)
-    for patch, window, (x, y) in zip(patches, answers.logits, answers.origin.tolist(), strict=True):
-        patch[y : y + height, x : x + width] = window
-    return patches
 
 
 def cut_by_crop(boxes: np.ndarray, crop: Crop, size: int) -> np.ndarray:

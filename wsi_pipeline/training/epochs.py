@@ -12,9 +12,9 @@ import numpy as np
 
 from wsi_pipeline.models.resolve import BACKBONES
 from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
-from wsi_pipeline.training.data.samples import Sample
+from wsi_pipeline.training.data.samples import Sample, SampleSource
+from wsi_pipeline.training.data.warp import WarpRange
 from wsi_pipeline.training.recipe import Recipe
-from wsi_pipeline.training.sources import Joined
 
 Item = TypeVar("Item")
 
@@ -36,12 +36,13 @@ class Patches:
     Args:
         recipe: how; the same seed gives the same patches, whatever is trained on them.
         source: the samples.
+        warp: geometry of their versions; None for the usual.
     """
 
-    def __init__(self, recipe: Recipe, source: Joined) -> None:
+    def __init__(self, recipe: Recipe, source: SampleSource, warp: WarpRange | None = None) -> None:
         self._source, self._seed = source, recipe.seed
         self.size = BACKBONES[recipe.backbone].input_size
-        self._varied = Augmentation(self.size, recipe.context_factor)
+        self._varied = Augmentation(self.size, recipe.context_factor, warp=warp or WarpRange())
         self._plain = Augmentation.none(self.size, recipe.context_factor)
 
     def varied(self, numbers: Sequence[int], variant: int) -> list[Sample]:

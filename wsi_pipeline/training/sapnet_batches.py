@@ -15,17 +15,15 @@ from torch import Tensor
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.encoding import pixel_digest
 from wsi_pipeline.models.layers import EncoderOutput
-from wsi_pipeline.models.resolve import BACKBONES
 from wsi_pipeline.models.roles import PairImages
 from wsi_pipeline.models.sapnet.proposals import MaskProposals, Proposals
 from wsi_pipeline.models.sapnet.selection import Clicks
 from wsi_pipeline.models.tensor_store import TensorStore
 from wsi_pipeline.training.batches import Encode
-from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
-from wsi_pipeline.training.data.points import Clicked, clicks_on
+from wsi_pipeline.training.data.clicks import Clicked, clicks_on
 from wsi_pipeline.training.data.samples import Sample
 from wsi_pipeline.training.data.warp import WarpRange
-from wsi_pipeline.training.epochs import random_of
+from wsi_pipeline.training.epochs import Patches, random_of
 from wsi_pipeline.training.sapnet_recipe import SapNetRecipe
 from wsi_pipeline.training.sources import TRAIN, Joined
 
@@ -96,12 +94,10 @@ class SapNetBatches:
     def __init__(
         self, recipe: SapNetRecipe, source: Joined, encode: Encode, proposals: KeptProposals, device: torch.device
     ) -> None:
-        self._recipe, self._source, self._encode = recipe, source, encode
+        self._recipe, self._encode = recipe, encode
         self._proposals, self._device = proposals, device
-        self._clicked = Clicked(source, recipe.seed)
-        size = BACKBONES[recipe.backbone].input_size
-        self._varied = Augmentation(size, recipe.context_factor, warp=WarpRange(zoom=recipe.zoom))
-        self._plain = Augmentation.none(size, recipe.context_factor)
+        self._clicked = Patches(recipe, Clicked(source, recipe.seed), WarpRange(zoom=recipe.zoom))
+        self._whole = Patches(recipe, source)
         annotated = {name for number in source.numbers(TRAIN) for name in source.infos[number].class_names}
         missing, more = (sorted(one) for one in (set(recipe.classes) - annotated, annotated - set(recipe.classes)))
         if missing:
@@ -113,17 +109,14 @@ class SapNetBatches:
     def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[ClickBatch]:
         """One part of all samples that show clicks; see ``Batches``."""
         seed, variant = self._recipe.seed, (epoch - 1) % self._recipe.variants
-        pairs = AugmentedPairs(self._clicked, self._varied, seed, variant)
-        asked = [self._ask(pairs[number], np.random.default_rng((seed, variant, number))) for number in numbers]
+        pairs = zip(numbers, self._clicked.varied(numbers, variant), strict=True)
+        asked = [self._ask(pair, np.random.default_rng((seed, variant, number))) for number, pair in pairs]
         yield from self._batch(asked, seed=int(random_of(self._recipe, epoch, step, part).integers(2**62)))
 
     def validation(self, number: int) -> Iterator[ClickBatch]:
         """The middle of a sample as it is, with its outlines."""
-        clicked, whole = (
-            AugmentedPairs(source, self._plain, self._recipe.seed)[number] for source in (self._clicked, self._source)
-        )
-        asked = self._ask(clicked, np.random.default_rng((self._recipe.seed, number)))
-        yield from self._batch([asked], truth=(whole,))
+        asked = self._ask(self._clicked.plain(number), np.random.default_rng((self._recipe.seed, number)))
+        yield from self._batch([asked], truth=(self._whole.plain(number),))
 
     def _batch(self, asked: Sequence[_Asked], *, truth: tuple[Sample, ...] = (), seed: int = 0) -> Iterator[ClickBatch]:
         """Nothing where no click is proposed anything for."""

@@ -14,7 +14,6 @@ from wsi_pipeline.models.coarse_prompts import bounding_boxes
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.semantic_sam.answers import BOX, GUESSES, POINT
 from wsi_pipeline.training.batches import Encode
-from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.samples import Sample
 from wsi_pipeline.training.data.warp import WarpRange
 from wsi_pipeline.training.epochs import Patches, random_of
@@ -29,7 +28,7 @@ _KEPT = 1_000
 """Patches that stay in memory, 500 kB each."""
 
 
-class ClickBatch(NamedTuple):
+class LevelBatch(NamedTuple):
     """n prompts on each of B patches.
 
     Attributes:
@@ -94,20 +93,19 @@ class SemanticBatches:
 
     def __init__(self, recipe: SemanticRecipe, source: Joined, encode: Encode, device: torch.device) -> None:
         self._recipe, self._encode, self._device = recipe, encode, device
-        self._source, self._patches = source, Patches(recipe, source)
-        self._varied = Augmentation(self._patches.size, recipe.context_factor, warp=WarpRange(zoom=recipe.zoom))
+        self._patches = Patches(recipe, source, WarpRange(zoom=recipe.zoom))
         self._memory: dict[tuple[int, int], Sample] = {}
         most = GUESSES if recipe.matching == "many-to-many" else 1
         self._asking = Asking(recipe.clicks, recipe.boxes, most, recipe.min_object)
         self._judging = Asking(recipe.judged_clicks, 0.0, GUESSES, recipe.min_object)
 
-    def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[ClickBatch]:
+    def training(self, numbers: Sequence[int], epoch: int, step: int, part: int) -> Iterator[LevelBatch]:
         """One part of all samples that show objects; see ``Batches``."""
         random = random_of(self._recipe, epoch, step, part)
         variant = (epoch - 1) % self._recipe.variants
         yield from self._batch([self._version(number, variant) for number in numbers], self._asking, random)
 
-    def validation(self, number: int) -> Iterator[ClickBatch]:
+    def validation(self, number: int) -> Iterator[LevelBatch]:
         """Clicks in the middle of a sample as it is, with all objects around each."""
         random = np.random.default_rng((self._recipe.seed, number))
         yield from self._batch([self._patches.plain(number)], self._judging, random)
@@ -116,13 +114,13 @@ class SemanticBatches:
         """An augmented version of a sample, made once as long as there is room."""
         if (number, variant) in self._memory:
             return self._memory[number, variant]
-        pair = AugmentedPairs(self._source, self._varied, self._recipe.seed, variant)[number]
+        (pair,) = self._patches.varied([number], variant)
         version = replace(pair, low=None)
         if len(self._memory) < _KEPT:
             self._memory[number, variant] = version
         return version
 
-    def _batch(self, samples: Sequence[Sample], asking: Asking, random: np.random.Generator) -> Iterator[ClickBatch]:
+    def _batch(self, samples: Sequence[Sample], asking: Asking, random: np.random.Generator) -> Iterator[LevelBatch]:
         shown = []
         for sample in samples:
             prompts = draw_prompts(sample, asking, random)
@@ -136,7 +134,7 @@ class SemanticBatches:
         targets = Targets(*(one.to(self._device) for one in every._replace(click=every.click + asking.count * image)))
         boxes = np.stack([prompts.boxes for _, prompts in shown]).astype(np.float32)
         kinds = np.stack([prompts.kinds for _, prompts in shown])
-        yield ClickBatch(
+        yield LevelBatch(
             self._encode(np.stack([sample.high.image for sample, _ in shown])),
             torch.from_numpy(boxes).to(self._device),
             torch.from_numpy(kinds).to(self._device),

@@ -24,7 +24,7 @@ from wsi_pipeline.training.judging import Judgement
 from wsi_pipeline.training.losses import INSIDE
 from wsi_pipeline.training.many_to_many import Targets
 from wsi_pipeline.training.point_sampling import PointSampling
-from wsi_pipeline.training.semantic_sam_batches import ClickBatch, SemanticBatches
+from wsi_pipeline.training.semantic_sam_batches import LevelBatch, SemanticBatches
 from wsi_pipeline.training.semantic_sam_loss import semantic_losses
 from wsi_pipeline.training.semantic_sam_recipe import SemanticRecipe
 from wsi_pipeline.training.sources import TRAIN, Joined
@@ -51,7 +51,7 @@ BY_GRANULARITY = Judgement(
 """Scores are IoU, hit, predicted quality and Dice of the answer that is nearest to each true mask."""
 
 
-class SemanticHead(Head[ClickBatch]):
+class SemanticHead(Head[LevelBatch]):
     """The network; without weights to start from it begins at random, the same for the same seed."""
 
     kind = KIND
@@ -91,19 +91,19 @@ class SemanticHead(Head[ClickBatch]):
         levels = self._levels()
         return SemanticFacts(backbone=self._recipe.backbone, settings=self.module.settings, levels=levels).metadata()
 
-    def loss(self, part: ClickBatch) -> Tensor:
+    def loss(self, part: LevelBatch) -> Tensor:
         generator = torch.Generator().manual_seed(part.seed)
         layers = self.module.decode(self.module.features(part.seen), part.boxes, part.kinds, every_layer=True)
         return torch.stack(list(semantic_losses(layers, part.targets, self._sampling, generator).values())).sum()
 
-    def scores(self, part: ClickBatch) -> Tensor:
+    def scores(self, part: LevelBatch) -> Tensor:
         """(4, T) IoU, hit, predicted quality and Dice of the answer that is nearest to each target."""
         answers = self._last(part)
         iou, token = overlaps(answers, part.targets).max(dim=1)
         said = answers.quality.flatten(0, 1)[part.targets.click, token]
         return torch.stack([iou, (iou >= HIT).float(), said, 2 * iou / (1 + iou)])
 
-    def _last(self, part: ClickBatch) -> Answers:
+    def _last(self, part: LevelBatch) -> Answers:
         return self.module.decode(self.module.features(part.seen), part.boxes, part.kinds)[-1]
 
     @torch.no_grad()

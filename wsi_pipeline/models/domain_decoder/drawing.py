@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from wsi_pipeline.models.collected import BACKGROUND_LOGIT
 from wsi_pipeline.models.domain_decoder.decoder import DomainMaps
 from wsi_pipeline.models.domain_decoder.object_map import ObjectMap, detections_of, split_maps
 from wsi_pipeline.models.domain_decoder.splitting import SplitSettings
 from wsi_pipeline.models.roles import Instances, MaskBatch
-from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT
 from wsi_pipeline.models.surest import surest
 from wsi_pipeline.models.windows import CELLS, Windows
 

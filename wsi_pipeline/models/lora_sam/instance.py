@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from wsi_pipeline.models.collected import BACKGROUND_LOGIT
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.lora_sam.box_heads import Found
 from wsi_pipeline.models.lora_sam.boxed import BoxedLoraSam
 from wsi_pipeline.models.lora_sam.mask_head import MASK_CELLS, MaskRcnnHeads, paste
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.sam import Sam
-from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT
 from wsi_pipeline.models.windows import CELLS, Windows
 
 

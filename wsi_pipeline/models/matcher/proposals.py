@@ -11,13 +11,13 @@ from scipy import ndimage
 from skimage.transform import resize
 from torchvision.ops import nms
 
+from wsi_pipeline.models.collected import BACKGROUND_LOGIT
 from wsi_pipeline.models.evidence import STRONGEST, with_evidence
 from wsi_pipeline.models.matcher import prompts, score
 from wsi_pipeline.models.matcher.merge import Metrics, adding, apart, select, survivors
 from wsi_pipeline.models.matcher.settings import MatcherSettings
 from wsi_pipeline.models.matcher.sight import SMALLEST, Sight
 from wsi_pipeline.models.roles import MaskBatch, PromptBatch, Segmenter
-from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT
 from wsi_pipeline.segment.components import stability, tight_boxes
 
 DENSE = (0.88, 0.95)
@@ -43,15 +43,10 @@ class Drawn:
     @classmethod
     def of(cls, answers: Sequence[MaskBatch], size: int) -> Drawn:
         """What a segmenter answered about an image of ``size`` px."""
-        count = sum(map(len, answers))
-        logits = np.full((count, size, size), BACKGROUND_LOGIT, np.float32)
-        windows = (
-            (window, place) for answer in answers for window, place in zip(answer.logits, answer.origin, strict=True)
-        )
-        for canvas, (window, (x, y)) in zip(logits, windows, strict=True):
-            canvas[y : y + window.shape[0], x : x + window.shape[1]] = window
+        none = np.zeros((0, size, size), np.float32)
+        logits = np.concatenate([none, *(answer.logits_on_patch(size, BACKGROUND_LOGIT) for answer in answers)])
         iou = np.concatenate([np.zeros(0, np.float32), *(answer.iou for answer in answers)])
-        return cls(logits, iou, np.zeros(count))
+        return cls(logits, iou, np.zeros(len(logits)))
 
     def __len__(self) -> int:
         return len(self.iou)

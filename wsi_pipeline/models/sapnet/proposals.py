@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from wsi_pipeline.errors import WorkflowError
 from wsi_pipeline.models.coarse_prompts import bounding_boxes
-from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch, Segmenter
+from wsi_pipeline.models.roles import PairImages, PromptBatch, Segmenter
 from wsi_pipeline.models.tensor_store import Tensors
 from wsi_pipeline.segment.components import BACKGROUND, own_logits, own_parts, point_seeds
 from wsi_pipeline.segment.decoding import ANSWER_PX
@@ -175,7 +175,7 @@ class MaskProposals:
             boxes = _boxes(points, self._sides, self._segmenter.input_size)
             prompts = PromptBatch(images.repeat(len(self._sides)), boxes=boxes)
             answer = self._segmenter.decode(embedding, prompts, margin=MARGIN)
-        whole = _on_patch(answer, self._segmenter.input_size)
+        whole = answer.logits_on_patch(self._segmenter.input_size, BACKGROUND)
         return whole.reshape(len(points), -1, *whole.shape[1:]), answer.iou.reshape(len(points), -1)
 
 
@@ -184,15 +184,6 @@ def _boxes(points: np.ndarray, sides: np.ndarray, size: int) -> np.ndarray:
     half = sides[:, None] / 2
     corners = [points[:, None] - half, points[:, None] + half]
     return np.concatenate(corners, axis=2).reshape(-1, 4).clip(0, size).astype(np.float32)
-
-
-def _on_patch(answer: MaskBatch, size: int) -> np.ndarray:
-    """(N, S, S) float32 logits of windows."""
-    logits = np.full((len(answer), size, size), BACKGROUND, np.float32)
-    height, width = answer.logits.shape[1:]
-    for whole, window, (x, y) in zip(logits, answer.logits, answer.origin, strict=True):
-        whole[y : y + height, x : x + width] = window
-    return logits
 
 
 def _enlarged(logits: np.ndarray, factor: float) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wsi_pipeline.errors import PromptError
+from wsi_pipeline.models.collected import BACKGROUND_LOGIT
 from wsi_pipeline.models.encoding import shared_encoder
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
@@ -18,7 +19,7 @@ from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.sapnet.network import SapNet
 from wsi_pipeline.models.sapnet.proposals import MaskProposals, PatchEmbedding, Proposals
 from wsi_pipeline.models.sapnet.selection import Clicks
-from wsi_pipeline.models.segmenter import BACKGROUND_LOGIT, MASK_SIZE
+from wsi_pipeline.models.segmenter import MASK_SIZE
 
 
 class ClickEmbedding(NamedTuple):

@@ -16,6 +16,7 @@ from torchvision.ops import masks_to_boxes
 from wsi_pipeline.models.sapnet.matrix_nms import matrix_nms
 from wsi_pipeline.models.sapnet.settings import SoloSettings
 from wsi_pipeline.models.sapnet.solo_head import SoloMaps, by_cell
+from wsi_pipeline.models.windows import cut_windows
 
 INSIDE = 0.5
 """Probability above which a px belongs to the object."""
@@ -78,7 +79,7 @@ def draw(found: Solos, size: tuple[int, int], start: Tensor, side: int) -> Tenso
     """
     step = max(1, _PX_AT_ONCE // max(found.feature[0].numel(), side**2))
     drawn = [
-        _window(_masks(kernels, found.feature), size, corners, side)
+        cut_windows(_masks(kernels, found.feature), size, corners, side).logit(eps=1e-6)
         for kernels, corners in zip(found.kernels.split(step), start.split(step), strict=True)
     ]
     return torch.cat(drawn) if drawn else found.feature.new_zeros(0, side, side)
@@ -163,14 +164,3 @@ def _boxes(masks: Tensor, size: tuple[int, int]) -> Tensor:
     grown = masks_to_boxes(masks) + torch.tensor([-0.5, -0.5, 1.5, 1.5], device=masks.device)
     limit = torch.tensor([width, height] * 2, device=masks.device)
     return torch.minimum((grown * scale).clamp(min=0), limit)
-
-
-def _window(masks: Tensor, size: tuple[int, int], start: Tensor, side: int) -> Tensor:
-    """Logits (n, side, side) of probabilities (n, h, w), enlarged to the patch."""
-    height, width = size
-    middles = start[:, None] + torch.arange(side, device=start.device)[:, None] + 0.5
-    places = 2 * middles / torch.tensor([width, height], device=start.device) - 1
-    x, y = places[..., 0], places[..., 1]
-    grid = torch.stack([x[:, None].expand(-1, side, -1), y[..., None].expand(-1, -1, side)], dim=-1)
-    enlarged = F.grid_sample(masks[:, None], grid.to(masks), padding_mode="border", align_corners=False)[:, 0]
-    return enlarged.logit(eps=1e-6)

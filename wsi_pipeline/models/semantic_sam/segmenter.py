@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsi_pipeline.models.collected import Collected
 from wsi_pipeline.models.encoding import PatchEncoder, shared_encoder
 from wsi_pipeline.models.placing import placed, suited
 from wsi_pipeline.models.preprocess import to_tensor
@@ -24,11 +25,10 @@ from wsi_pipeline.models.semantic_sam.answers import GUESSES, Features
 from wsi_pipeline.models.semantic_sam.asking import Asked
 from wsi_pipeline.models.semantic_sam.decoder import Judged, draw
 from wsi_pipeline.models.semantic_sam.file import PROMPTS
-from wsi_pipeline.models.semantic_sam.frames import Frames
 from wsi_pipeline.models.semantic_sam.mini import MiniSemanticSam
 from wsi_pipeline.models.semantic_sam.model import SemanticSam
 from wsi_pipeline.models.semantic_sam.network import SemanticNetwork
-from wsi_pipeline.models.windows import Windows, plan_calls
+from wsi_pipeline.models.windows import CELLS, Windows, cut_windows, plan_calls
 
 PUBLISHED_SIZE = 640
 """Side in px of the patches of the published network, which takes any: that of its demonstration."""
@@ -141,14 +141,17 @@ class SemanticSegmenter:
             windows = Windows.whole(n)
         else:
             windows = Windows.around(prompts.boxes, margin, self.input_size)
-        frames = Frames(windows.repeated(each), self.input_size)
+        size, collected = self.input_size, Collected(windows.repeated(each), self.input_size)
         for said in self.ask(embedding, prompts, windows.side):
             wanted = self._wanted(said, guesses)
             masks = draw(said.features, said.judged.vectors.take_along_dim(wanted.unsqueeze(-1), dim=2))
             dice = said.judged.quality.take_along_dim(wanted, dim=2).clamp(max=1)
-            rows = each * said.rows[..., None] + np.arange(each)
-            frames.put(rows.ravel(), masks.flatten(0, 2), (dice / (2 - dice)).flatten())
-        return frames.masks
+            rows = (each * said.rows[..., None] + np.arange(each)).ravel()
+            corner = torch.from_numpy(collected.corner[rows]).to(self._device)
+            side = int(windows.side[said.rows.flat[0]]) * (size // CELLS)
+            cut = cut_windows(masks.flatten(0, 2), (size, size), corner, side)
+            collected.put(rows, cut, (dice / (2 - dice)).flatten())
+        return collected.masks
 
     def ask(self, embedding: SemanticEmbedding, prompts: PromptBatch, side: np.ndarray) -> Iterator[Said]:
         """Answer N prompts before masks are drawn, call by call, those of one ``side`` (N,) together.

@@ -6,13 +6,12 @@ made by shrinking it, and what lies beyond its edge is made up and marked as unk
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from wsi_pipeline.training.data.resample import Beyond, look
-from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo, SampleSource
+from wsi_pipeline.training.data.samples import Changed, Picture, Sample, SampleSource
 from wsi_pipeline.training.data.scanner import Scan, ScanRange, draw_scan, scanned
 from wsi_pipeline.training.data.stain import StainRange, draw_stain, restained
 from wsi_pipeline.training.data.warp import STILL, Warp, WarpRange, draw_warp
@@ -48,7 +47,7 @@ class Augmentation:
         return cls(size, context_factor, warp=STILL, stain=None, centred=True)
 
 
-class AugmentedPairs:
+class AugmentedPairs(Changed):
     """A pair of every sample, new ones each epoch.
 
     A pair depends on the seed, the epoch and the sample's number only, and so neither on the order in which pairs are
@@ -62,14 +61,8 @@ class AugmentedPairs:
     """
 
     def __init__(self, source: SampleSource, augmentation: Augmentation, seed: int, epoch: int = 0) -> None:
-        self._source, self._augmentation, self._seed, self._epoch = source, augmentation, seed, epoch
-
-    @property
-    def infos(self) -> Sequence[SampleInfo]:
-        return self._source.infos
-
-    def __len__(self) -> int:
-        return len(self._source)
+        super().__init__(source)
+        self._augmentation, self._seed, self._epoch = augmentation, seed, epoch
 
     def __getitem__(self, index: int) -> Sample:
         random = np.random.default_rng((self._seed, self._epoch, index))

@@ -14,10 +14,10 @@ from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.geometry import Affine2D
 from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.prompts.qupath import read_qupath_prompts
-from wsi_pipeline.rasterise import paint, rasterise
+from wsi_pipeline.rasterise import paint
 from wsi_pipeline.slides.slide import Slide
 from wsi_pipeline.tiling.plan import PatchPair
-from wsi_pipeline.training.data.slides import Annotated, FieldOfView, Origin, SlidePairs
+from wsi_pipeline.training.data.slides import Annotated, FieldOfView, Origin, SlidePairs, annotated_px
 from wsi_pipeline.workflow import QuPathPrompts
 
 UNCLASSIFIED = "unclassified"
@@ -66,7 +66,7 @@ def open_outlines(
         slide,
         [_pair_around(prompt, slide, field, mpp) for prompt in drawn],
         outlines,
-        [origin.info(slide, prompt.id, [_class_of(prompt)], mpp) for prompt in drawn],
+        [origin.info(slide, prompt.id, [class_of(prompt)], mpp) for prompt in drawn],
     )
 
 
@@ -78,7 +78,8 @@ def _pair_around(prompt: Prompt, slide: Slide, field: FieldOfView, mpp: float) -
     )
 
 
-def _class_of(prompt: Prompt) -> str:
+def class_of(prompt: Prompt) -> str:
+    """Class of an annotation, ``UNCLASSIFIED`` where it has none."""
     return prompt.class_name or UNCLASSIFIED
 
 
@@ -92,7 +93,7 @@ class Outlines:
 
     def __init__(self, prompts: Sequence[Prompt], rois: BaseGeometry | None) -> None:
         self._shapes = np.array([prompt.geometry for prompt in prompts], dtype=object)
-        self._classes = [_class_of(prompt) for prompt in prompts]
+        self._classes = [class_of(prompt) for prompt in prompts]
         self._areas = shapely.area(self._shapes)
         self._tree = shapely.STRtree(self._shapes)
         self._rois = rois
@@ -104,5 +105,5 @@ class Outlines:
         ids = np.zeros((size, size), np.int64)
         for number in seen[np.argsort(-self._areas[seen], kind="stable")]:
             paint(ids, self._shapes[number], to_raster, int(number) + 1)
-        known = np.ones((size, size), bool) if self._rois is None else rasterise(self._rois, to_raster, size, size)
+        known = annotated_px(self._rois, to_raster, size)
         return Annotated(ids, known, {number + 1: self._classes[number] for number in seen.tolist()})

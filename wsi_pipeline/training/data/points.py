@@ -1,114 +1,33 @@
-"""Clicks as training data: of every object no more is known than one point inside it.
-
-A click is a small disc in the label image of a sample, so that it moves with the image when that is augmented.
-"""
+"""QuPath points over a slide: training pairs side by side over all of them, with a click in each object."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 from scipy.spatial import cKDTree
+from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.errors import DatasetError
 from wsi_pipeline.geometry import Affine2D, PixelGrid
 from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.prompts.qupath import read_qupath_prompts
-from wsi_pipeline.rasterise import rasterise
 from wsi_pipeline.slides.slide import Slide
 from wsi_pipeline.tiling.plan import PatchPair, TilePlan
 from wsi_pipeline.tissue.detect import find_tissue
-from wsi_pipeline.training.data.outlines import UNCLASSIFIED
-from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo, SampleSource
-from wsi_pipeline.training.data.slides import Annotated, FieldOfView, Origin, SlidePairs
-from wsi_pipeline.training.domain_target import depths
+from wsi_pipeline.training.data.clicks import discs
+from wsi_pipeline.training.data.outlines import class_of
+from wsi_pipeline.training.data.slides import Annotated, FieldOfView, Origin, SlidePairs, annotated_px
 from wsi_pipeline.workflow import QuPathPrompts, TissueSettings
 
-RADIUS = 4.0
-"""Of the disc of a click, px of its sample: some of it is left where an augmentation shrinks the sample by half."""
 MIN_CLICKS = 2
 """Clicks of a class from which something can be learned."""
 SAME_OBJECT = 2.0
 """µm between two clicks that are taken for one."""
-_INNER, _SPREAD = 0.5, 0.25
-"""Clicks lie this deep in their object or deeper, and how far they spread from its deepest px, as shares of that."""
-
 logger = logging.getLogger(__name__)
-
-
-class Clicked:
-    """Samples with outlines of which only a click inside each object is left, the same one every time.
-
-    Args:
-        source: the samples; those whose objects are clicks already stay as they are, but for a px or two.
-        seed: of the clicks.
-    """
-
-    def __init__(self, source: SampleSource, seed: int) -> None:
-        self._source, self._seed = source, seed
-
-    @property
-    def infos(self) -> Sequence[SampleInfo]:
-        return self._source.infos
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self._source[index]
-        points, numbers = draw_clicks(sample.high, np.random.default_rng((self._seed, index)))
-        return replace(sample, high=replace(sample.high, labels=discs(points, numbers, sample.high.labels.shape)))
-
-
-def draw_clicks(picture: Picture, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A click near the middle of each object, as people click.
-
-    Args:
-        picture: the objects; what is not known of them does not count.
-        random: what is drawn with.
-
-    Returns:
-        (n, 2) float32 (x, y) px, and (n,) labels of the objects, ascending.
-    """
-    depth = depths(picture.labels, picture.known)
-    with np.errstate(divide="ignore"):
-        weight = np.where((depth >= _INNER) & picture.known, -(((1 - depth) / _SPREAD) ** 2) / 2, -np.inf)
-    # the largest of logarithms of weights with such noise is drawn by these weights
-    drawn = weight + random.gumbel(size=depth.shape)
-    numbers = np.unique(picture.labels[np.isfinite(drawn) & (picture.labels > 0)])
-    if not len(numbers):
-        return np.zeros((0, 2), np.float32), numbers
-    places = np.array(ndimage.maximum_position(drawn, picture.labels, numbers))
-    return (places[:, ::-1] + 0.5).astype(np.float32), numbers
-
-
-def discs(points: np.ndarray, numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W) int32 with a disc of each number around its point (n, 2); later ones are on top."""
-    labels = np.zeros(shape, np.int32)
-    reach = int(np.ceil(RADIUS))
-    for (x, y), number in zip(points, numbers, strict=True):
-        left, top = max(int(x) - reach, 0), max(int(y) - reach, 0)
-        part = labels[top : int(y) + reach + 1, left : int(x) + reach + 1]
-        down, across = (np.arange(length) + 0.5 for length in part.shape)
-        part[np.hypot(down[:, None] + top - y, across + left - x) <= RADIUS] = number
-    return labels
-
-
-def clicks_on(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-    """The middles of discs (n, 2) float32 (x, y) px, and their labels (n,), ascending; those cut in half are gone."""
-    labels = np.where(picture.known, picture.labels, 0)
-    areas = np.bincount(labels.ravel(), minlength=2)
-    areas[0] = 0
-    numbers = np.flatnonzero(areas > areas.max() / 2)
-    if not len(numbers):
-        return np.zeros((0, 2), np.float32), numbers
-    middles = np.array(ndimage.center_of_mass(labels > 0, labels, numbers)).reshape(-1, 2)
-    return (middles[:, ::-1] + 0.5).astype(np.float32), numbers
 
 
 def open_points(
@@ -145,15 +64,15 @@ def open_points(
     if not clicked:
         raise DatasetError("holds no points", where=path, fix="Click objects with the points tool, one annotation each")
     kept = _one_of_each_object(_on_tissue(clicked, slide, path), slide, path)
-    names = [prompt.class_name or UNCLASSIFIED for prompt in kept]
+    names = [class_of(prompt) for prompt in kept]
     _check_classes(names, path)
-    clicks = Clicks(np.stack([prompt.positive[0] for prompt in kept]), names, found.rois)
+    points = Points(np.stack([prompt.positive[0] for prompt in kept]), names, found.rois)
     grid = slide.working_grid(field.mpp or slide.info.resolution.mean)
-    plan = _plan(clicks.points, grid, field.size)
+    plan = _plan(points.xy, grid, field.size)
     return SlidePairs(
         slide,
         [PatchPair.of_tile(tile, grid, field.context_factor) for tile in plan.tiles()],
-        clicks,
+        points,
         [origin.info(slide, f"tile {tile.index}", names, grid.mpp) for tile in plan.tiles()],
     )
 
@@ -204,23 +123,23 @@ def _plan(points: np.ndarray, grid: PixelGrid, size: int) -> TilePlan:
     return plan
 
 
-class Clicks:
-    """Clicks on a slide as an ``Annotation``; ids count from 1 in the order of the file.
+class Points:
+    """Points on a slide as an ``Annotation``; ids count from 1 in the order of the file.
 
     Args:
-        points: (n, 2) float64 (x, y), level-0 px.
+        xy: (n, 2) float64, level-0 px.
         classes: of each.
         rois: what was annotated, level-0 px; None for everything.
     """
 
-    def __init__(self, points: np.ndarray, classes: Sequence[str], rois: object | None) -> None:
-        self.points, self._classes, self._rois = points, tuple(classes), rois
+    def __init__(self, xy: np.ndarray, classes: Sequence[str], rois: BaseGeometry | None) -> None:
+        self.xy, self._classes, self._rois = xy, tuple(classes), rois
 
     def on(self, to_level0: Affine2D, size: int) -> Annotated:
         """See ``Annotation``."""
         to_raster = to_level0.inverse()
-        points = to_raster.apply(self.points)
+        points = to_raster.apply(self.xy)
         seen = np.flatnonzero(((points >= 0) & (points < size)).all(axis=1))
         ids = discs(points[seen], seen + 1, (size, size)).astype(np.int64)
-        known = np.ones((size, size), bool) if self._rois is None else rasterise(self._rois, to_raster, size, size)
+        known = annotated_px(self._rois, to_raster, size)
         return Annotated(ids, known, {number + 1: self._classes[number] for number in seen.tolist()})

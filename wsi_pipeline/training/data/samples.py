@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -82,6 +83,27 @@ class SampleSource(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Changed(ABC):
+    """Samples of a source, each of which is something else than it was; a ``SampleSource``.
+
+    Args:
+        source: the samples as they were.
+    """
+
+    def __init__(self, source: SampleSource) -> None:
+        self._source = source
+
+    @property
+    def infos(self) -> Sequence[SampleInfo]:
+        return self._source.infos
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
 

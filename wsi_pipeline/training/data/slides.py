@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.geometry import Affine2D
+from wsi_pipeline.rasterise import rasterise
 from wsi_pipeline.slides.slide import Slide
 from wsi_pipeline.tiling.plan import PatchPair
 from wsi_pipeline.tiling.read import read_pairs
@@ -112,3 +114,8 @@ class SlidePairs:
             Picture(images.low[0], low_labels, low.known),
             pair.context_factor,
         )
+
+
+def annotated_px(rois: BaseGeometry | None, to_raster: Affine2D, size: int) -> np.ndarray:
+    """(size, size) bool, what was annotated: px in regions of interest (level-0 px), or all where there are none."""
+    return np.ones((size, size), bool) if rois is None else rasterise(rois, to_raster, size, size)

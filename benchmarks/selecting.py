@@ -1,6 +1,6 @@
 """What it costs to look at all objects of a patch at once instead of one after the other.
 
-python -m benchmarks.points.speed
+python -m benchmarks.selecting
 
 * Matrix-NMS against its formula, pair of masks by pair of masks.
 * Targets of the instance branch's grids against a loop over objects, levels and cells.

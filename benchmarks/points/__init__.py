@@ -1,1 +1,0 @@
-"""What SAPNet's parts cost; see ``speed``."""
