@@ -391,11 +391,9 @@ def prompt_kinds(settings: ModelSettings) -> frozenset[str]:
     """
     spec = find_model(settings.model, section=section_of(settings))
     backbone = backbone_of(spec, settings)
-    return (
-        spec.prompt_kinds
-        if backbone is None or spec.own_prompts
-        else spec.prompt_kinds & kinds_taken(settings, BACKBONES[backbone])
-    )
+    if backbone is None or spec.own_prompts:
+        return spec.prompt_kinds
+    return spec.prompt_kinds & kinds_taken(settings, BACKBONES[backbone])
 
 
 def class_names(settings: ModelSettings) -> tuple[str, ...]:
