@@ -93,6 +93,13 @@ def alive(process: psutil.Process) -> bool:
     return False
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """Empty if it ended meanwhile."""
+    with suppress(psutil.NoSuchProcess):  # a zombie counts as one
+        return process.cmdline()
+    return []
+
+
 def assert_gone(processes: list[psutil.Process], *, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while (left := [process for process in processes if alive(process)]) and time.monotonic() < end:
@@ -125,7 +132,7 @@ class Running:
 
     def workers(self) -> list[psutil.Process]:
         """Worker processes, without Python's own helpers."""
-        return [child for child in self.children() if any("spawn_main" in word for word in child.cmdline())]
+        return [child for child in self.children() if any("spawn_main" in word for word in command_line(child))]
 
     def says(self, text: str) -> bool:
         return text in self.log.read_text()

@@ -13,6 +13,14 @@ from wsi_pipeline.errors import WsiPipelineError
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
+    from tornado.ioloop import PeriodicCallback
+
+START_SECONDS = 180
+"""How long a worker that takes the place of a lost one may need until it is there, on a machine that is busy: Dask
+would end it after 15 s, and start no other."""
+
+LOOK_SECONDS = 5.0
+"""How often to look whether a worker is gone for good."""
 
 
 @contextmanager
@@ -29,11 +37,12 @@ def local_workers(*, workers: int | None, threads: int, dashboard: bool) -> Iter
 
     # a task's error comes back as an exception; Dask would log its whole traceback besides
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    wanted = workers or max(1, available_cores() // threads)
     with (
-        dask.config.set(SETTINGS),
+        dask.config.set(SETTINGS | {"distributed.deploy.lost-worker-timeout": f"{START_SECONDS}s"}),
         exported(environment(threads)),
         _started(
-            n_workers=workers or max(1, available_cores() // threads),
+            n_workers=wanted,
             threads_per_worker=READ_AHEAD_THREADS,
             host="127.0.0.1",
             dashboard_address=None,
@@ -44,7 +53,24 @@ def local_workers(*, workers: int | None, threads: int, dashboard: bool) -> Iter
         ) as cluster,
         Client(cluster) as client,
     ):
+        client.loop.add_callback(_keeper(cluster, wanted).start)
         yield client
+
+
+def _keeper(cluster: LocalCluster, wanted: int) -> PeriodicCallback:
+    """Has workers started in place of those that Dask gave up: such as ended while they started."""
+    from distributed.core import Status
+    from tornado.ioloop import PeriodicCallback
+
+    def replace() -> None:
+        for name, worker in list(cluster.workers.items()):
+            if worker.status in (Status.closed, Status.failed):
+                del cluster.workers[name]
+        cluster.scale(wanted)
+
+    looking = PeriodicCallback(replace, 1000 * LOOK_SECONDS)
+    cluster.periodic_callbacks["replace-lost-workers"] = looking  # the cluster stops it when it closes
+    return looking
 
 
 def _started(**options: Any) -> LocalCluster:
