@@ -19,6 +19,11 @@ from torch import nn
 
 from wsi_pipeline.errors import WeightsError
 from wsi_pipeline.models.checkpoints import State, expect, identify, load_into, read_state_dict
+from wsi_pipeline.models.sapnet.backbone import EmbeddedPyramid
+from wsi_pipeline.models.sapnet.network import SapNet
+from wsi_pipeline.models.sapnet.settings import SapNetSettings
+from wsi_pipeline.models.semantic_sam.mini import MiniSemanticSam
+from wsi_pipeline.models.semantic_sam.settings import SemanticSettings
 from wsi_pipeline.models.weights import locate
 
 
@@ -341,6 +346,24 @@ def test_encoder_variant_is_read_from_shapes(variant: str) -> None:
 def test_kind_is_read_from_keys(state: dict[str, torch.Tensor], kind: str, variants: tuple[str, ...]) -> None:
     found = identify(state)
     assert (found.kind, found.variants) == (kind, variants)
+
+
+@pytest.mark.parametrize("size", ["t", "l"])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_every_published_semantic_sam_is_identified(
+    size: str, prefix: str, key_list: Callable[[str], dict[str, str]]
+) -> None:
+    keys = key_list(f"semantic_sam_swin_{size}")
+    state = {f"{prefix}{key.removeprefix('model.')}": torch.zeros(0) for key in keys}
+    assert str(identify(state)) == "Semantic-SAM"
+
+
+def test_small_semantic_sam_and_sapnet_are_identified() -> None:
+    with torch.device("meta"):
+        semantic = MiniSemanticSam(SemanticSettings(width=32, layers=1), 160)
+        sapnet = SapNet(EmbeddedPyramid(32, 160, 4.0), SapNetSettings(classes=("a",), width=32))
+    assert identify(semantic.state_dict()).kind == "semantic-sam"
+    assert identify(sapnet.state_dict()).kind == "sapnet"
 
 
 def test_system_is_named_as_far_as_keys_tell() -> None:

@@ -43,6 +43,8 @@ _NAMES = {
     "lora-sam": "LoRA-SAM (adapter and heads)",
     "ov-sam": "region head of Open-Vocabulary SAM",
     "sam-clip": "SAM-CLIP",
+    "sapnet": "SAPNet (all but a frozen encoder)",
+    "semantic-sam": "Semantic-SAM",
 }
 _SYSTEMS = {
     "wsi-heads": "wsi-sam",
@@ -57,9 +59,15 @@ _VARIANT_NAMES = {
     "vit_l": "vit_l",
     "vit_h": "vit_h",
 }
-_DOMAIN_PARTS = frozenset({"entry", "upscaling", "outlines", "maps"})
-_LORA_PARTS = frozenset({"neck", "head"})
-_REGION_PARTS = frozenset({"norm", "convolution", "projection", "log_scale"})
+_PARTS = {
+    "domain-decoder": frozenset({"entry", "upscaling", "outlines", "maps"}),
+    "lora-sam": frozenset({"neck", "head"}),
+    "ov-sam": frozenset({"norm", "convolution", "projection", "log_scale"}),
+    "sapnet": frozenset({"backbone", "scorer"}),
+    "semantic-sam": frozenset({"pixel_decoder", "decoder"}),
+}
+"""Beginnings of keys that tell kinds of files without an image encoder of the SAM family from all others."""
+_PUBLISHED_SEMANTIC = re.compile(r"^(?:model\.)?sem_seg_head\.")
 _SHOWN = 3
 
 
@@ -69,7 +77,8 @@ class Contents:
 
     Attributes:
         kind: ``sam``, ``hq-sam``, ``pa-sam``, ``wsi-sam``, ``wsi-heads``, ``sam-decoder``, ``hq-decoder``,
-            ``pa-decoder``, ``domain-decoder`` or ``lora-sam``. An HQ decoder and a WSI-SAM branch have the same keys:
+            ``pa-decoder``, ``domain-decoder``, ``lora-sam``, ``ov-sam``, ``sam-clip``, ``sapnet`` or ``semantic-sam``.
+            An HQ decoder and a WSI-SAM branch have the same keys:
             only the caller knows which.
         variants: the image encoders it holds or fits; several when shapes cannot tell, empty when any fits.
     """
@@ -129,12 +138,11 @@ def identify(state: Mapping[str, Tensor], *, where: object = None) -> Contents:
         WeightsError: none of the SAM family.
     """
     parts = {key.partition(".")[0] for key in state}
-    if parts >= _DOMAIN_PARTS:
-        return Contents("domain-decoder", ())
-    if parts >= _LORA_PARTS:
-        return Contents("lora-sam", ())
-    if parts >= _REGION_PARTS:
-        return Contents("ov-sam", ())
+    for kind, needed in _PARTS.items():
+        if parts >= needed:
+            return Contents(kind, ())
+    if any(map(_PUBLISHED_SEMANTIC.match, state)):
+        return Contents("semantic-sam", ())
     if "clip_head" in parts:
         return Contents("sam-clip", _encoder_variants(state, "image_encoder."))
     if {"high", "low"} <= parts:

@@ -81,6 +81,10 @@ class Head(ABC, Generic[P]):
     def scores(self, part: P) -> Tensor:
         """(R, N) of its N objects, as ``judgement`` wants them; by masks, they are Dice and boundary IoU at its px."""
 
+    def _plan_with(self, **files: Path) -> None:
+        """It is made of these files, too; with others it is another run."""
+        self.plan = WeightPlan(self.plan.backbone, {**self.plan.files, **files})
+
     def tensors(self) -> dict[str, Tensor]:
         """What the file holds, by key."""
         return self.module.state_dict()

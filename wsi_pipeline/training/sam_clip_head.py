@@ -17,7 +17,7 @@ from wsi_pipeline.models.builders import load_sam
 from wsi_pipeline.models.image_text import ImageTextEncoder
 from wsi_pipeline.models.image_text.local import image_text_weights, load_image_text
 from wsi_pipeline.models.layers import EncoderOutput
-from wsi_pipeline.models.resolve import WeightPlan, sam_plan
+from wsi_pipeline.models.resolve import sam_plan
 from wsi_pipeline.models.sam_clip.facts import KIND, TABLE, ClipFacts
 from wsi_pipeline.models.sam_clip.network import MergedSam, load_merged_sam, start_from_sam
 from wsi_pipeline.models.sam_clip.plan import sam_clip_plan
@@ -117,10 +117,6 @@ class SamClipHead(Head[ClipBatch]):
         self._whole = self._whole or "sam" not in plan.files
         self._plan_with(**plan.files)
         return network
-
-    def _plan_with(self, **files: Path) -> None:
-        """Other files are another run."""
-        self.plan = WeightPlan(self.plan.backbone, {**self.plan.files, **files})
 
     def _facts(self) -> ClipFacts:
         recipe, teacher = self._recipe, self._teacher

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,10 @@ from torch import Tensor
 
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.encoding import pixel_digest
-from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.roles import PairImages
 from wsi_pipeline.models.sapnet.proposals import MaskProposals, Proposals
 from wsi_pipeline.models.sapnet.selection import Clicks
 from wsi_pipeline.models.tensor_store import TensorStore
-from wsi_pipeline.training.batches import Encode
 from wsi_pipeline.training.data.clicks import Clicked, clicks_on
 from wsi_pipeline.training.data.samples import Sample
 from wsi_pipeline.training.data.warp import WarpRange
@@ -34,7 +32,7 @@ class ClickBatch(NamedTuple):
     """B patches with n clicks.
 
     Attributes:
-        seen: the embeddings.
+        seen: what the network's backbone takes of the patches: embeddings, or (B, 3, S, S) float32 pixels 0..255.
         clicks: what is known of them, and the boxes of what is proposed.
         masks: (n, M, S, S) bool, what is proposed; None where only its boxes are looked at.
         truth: samples with outlines to judge by, one for each patch; none in training.
@@ -42,7 +40,7 @@ class ClickBatch(NamedTuple):
         share: of its batch.
     """
 
-    seen: EncoderOutput
+    seen: Any
     clicks: Clicks
     masks: Tensor | None
     truth: tuple[Sample, ...] = ()
@@ -83,7 +81,7 @@ class SapNetBatches:
     Args:
         recipe: how; names the classes.
         source: the samples.
-        encode: gives the embeddings.
+        show: makes of (B, S, S, 3) uint8 RGB patches what the network's backbone takes.
         proposals: asks about the clicks.
         device: where batches are wanted.
 
@@ -92,9 +90,14 @@ class SapNetBatches:
     """
 
     def __init__(
-        self, recipe: SapNetRecipe, source: Joined, encode: Encode, proposals: KeptProposals, device: torch.device
+        self,
+        recipe: SapNetRecipe,
+        source: Joined,
+        show: Callable[[np.ndarray], Any],
+        proposals: KeptProposals,
+        device: torch.device,
     ) -> None:
-        self._recipe, self._encode = recipe, encode
+        self._recipe, self._show = recipe, show
         self._proposals, self._device = proposals, device
         self._clicked = Patches(recipe, Clicked(source, recipe.seed), WarpRange(zoom=recipe.zoom))
         self._whole = Patches(recipe, source)
@@ -134,7 +137,7 @@ class SapNetBatches:
         clicks = Clicks(*(torch.from_numpy(array).to(self._device) for array in arrays))
         drawn = self._recipe.instances or truth
         masks = torch.from_numpy(proposals.all_masks()).to(self._device) if drawn else None
-        seen = self._encode(np.stack([one.image for one in asked]))
+        seen = self._show(np.stack([one.image for one in asked]))
         yield ClickBatch(seen, clicks, masks, truth, seed)
 
     def _ask(self, sample: Sample, random: np.random.Generator) -> _Asked:

@@ -1,9 +1,11 @@
-"""SAPNet in training: who chooses among proposals and the instance branch, on a frozen encoder."""
+"""SAPNet in training: who chooses among proposals and the instance branch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +15,9 @@ from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.evaluation.labels import Labels
 from wsi_pipeline.evaluation.metrics import Counts, ratios, score
 from wsi_pipeline.models.builders import load_sam
-from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.models.preprocess import to_tensor
 from wsi_pipeline.models.resolve import WeightPlan, sam_plan
+from wsi_pipeline.models.sapnet.backbone import ImagePyramid
 from wsi_pipeline.models.sapnet.build import build_network, build_proposals, load_sapnet
 from wsi_pipeline.models.sapnet.file import KIND, SapNetFacts
 from wsi_pipeline.models.sapnet.network import SapNet
@@ -50,7 +53,10 @@ BY_OBJECTS = Judgement(
 
 
 class SapNetHead(Head[ClickBatch]):
-    """All but the encoder; without weights to start from it begins at random, the same for the same seed."""
+    """All but the frozen encoder; without weights to start from it begins at random, the same for the same seed.
+
+    A network with a backbone of its own leaves that encoder to whoever proposes masks.
+    """
 
     kind = KIND
     judgement = BY_OBJECTS
@@ -68,13 +74,18 @@ class SapNetHead(Head[ClickBatch]):
     def _network(self, recipe: SapNetRecipe) -> SapNet:
         if recipe.weights is None:
             with seeded(recipe.seed, torch.device("cpu")):
-                return build_network(self._sam, recipe.facts)
+                network = build_network(self._sam, recipe.facts)
+            if recipe.body is not None:
+                assert isinstance(network.backbone, ImagePyramid)
+                self._plan_with(body=locate(recipe.body))
+                network.backbone.load_body(self.plan.files["body"])
+            return network
         path = locate(recipe.weights)
         facts = SapNetFacts.read(path)
         if (facts.backbone, facts.settings) != (recipe.facts.backbone, recipe.facts.settings):
             fix = "Set the recipe's keys to those of the file"
             raise TrainingError("has other parts than the recipe", where=path, fix=fix)
-        self.plan = WeightPlan(self.plan.backbone, {**self.plan.files, KIND: path})
+        self._plan_with(**{KIND: path})
         return load_sapnet(self._sam, path)
 
     def metadata(self) -> dict[str, str]:
@@ -82,12 +93,16 @@ class SapNetHead(Head[ClickBatch]):
 
     def batches(self, source: Joined, embeddings: Path) -> SapNetBatches:
         recipe = self._recipe
-        features = FrozenFeatures.of(self._sam, embeddings, self._device)
         proposals = build_proposals(recipe.facts, device=str(self._device))
         files = sorted(sha256_of(path) for path in proposer_files(recipe.facts).values())
         asked = repr((files, recipe.proposer.model_dump(), recipe.context_factor))
         kept = KeptProposals(proposals, TensorStore(embeddings / "proposals"), asked)
-        return SapNetBatches(recipe, source, features, kept, self._device)
+        return SapNetBatches(recipe, source, self._show(embeddings), kept, self._device)
+
+    def _show(self, embeddings: Path) -> Callable[[np.ndarray], Any]:
+        if isinstance(self.module.backbone, ImagePyramid):
+            return partial(to_tensor, device=self._device)
+        return FrozenFeatures.of(self._sam, embeddings, self._device)
 
     def loss(self, part: ClickBatch) -> Tensor:
         generator = torch.Generator().manual_seed(part.seed)
@@ -127,7 +142,7 @@ class SapNetHead(Head[ClickBatch]):
     def _size(self) -> tuple[int, int]:
         return self._sam.variant.image_size, self._sam.variant.image_size
 
-    def _levels(self, seen: EncoderOutput) -> list[Tensor]:
+    def _levels(self, seen: Any) -> list[Tensor]:
         return self.module.levels(seen)
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from wsi_pipeline.errors import TrainingError
 from wsi_pipeline.models.sapnet.file import KIND, Proposer, SapNetFacts
-from wsi_pipeline.models.sapnet.settings import SapNetSettings, SelectorSettings, SoloSettings
+from wsi_pipeline.models.sapnet.settings import EMBEDDED, SapNetSettings, SelectorSettings, SoloSettings
 from wsi_pipeline.training.recipe import FrozenRecipe
 
 
@@ -16,8 +16,15 @@ class SapNetRecipe(FrozenRecipe):
     """SAPNet's: who chooses among proposals and the instance branch learn together, from clicks."""
 
     from_points = True
+    files = (*FrozenRecipe.files, "body")
 
     width: int = Field(128, ge=32, multiple_of=32, description="channels of the feature maps")
+    features: str = Field(
+        EMBEDDED, description="what the maps are made of: the embedding, resnet50, or a backbone by its name in timm"
+    )
+    body: str | None = Field(
+        None, description="file of the weights that such a backbone begins with, as torchvision or timm keep them"
+    )
     finest: int = Field(0, ge=0, le=2, description="how often the finest map halves the embedding's stride")
     selector: SelectorSettings = Field(SelectorSettings(), description="who chooses among proposals")
     instances: bool = Field(True, description="train the instance branch; without it, clicks are needed in use, too")
@@ -34,6 +41,7 @@ class SapNetRecipe(FrozenRecipe):
         settings = SapNetSettings(
             classes=self.classes,
             width=self.width,
+            features=self.features,
             finest=self.finest,
             selector=self.selector,
             instances=self.instances,
@@ -54,5 +62,8 @@ class SapNetRecipe(FrozenRecipe):
             raise TrainingError("clicks are of no class", where="classes", fix=fix)
         if len(set(self.classes)) < len(self.classes):
             raise TrainingError("a class is named twice", where="classes", fix="Name each class once")
+        if self.features == EMBEDDED and self.body is not None:
+            fix = "Set features to that backbone, or body to null"
+            raise TrainingError("an embedding has no backbone of its own to fill", where="body", fix=fix)
         if not 0 < self.zoom[0] <= self.zoom[1]:
             raise TrainingError("is no range of magnifications", where="zoom", fix="Use e.g. [0.8, 1.25]")

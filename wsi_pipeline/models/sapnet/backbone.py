@@ -23,7 +23,7 @@ from wsi_pipeline.models.sapnet.solo_head import LEVELS
 
 _GROUPS = 32
 _IMAGE_STRIDES = (4.0, 8.0, 16.0, 32.0)
-_KEY = "sapnet.backbone"
+_KEY = "features"
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
@@ -176,7 +176,7 @@ def _timm_body(name: str) -> Any:
     try:
         import timm
     except ModuleNotFoundError:
-        fix = "Run `pip install timm`, or use embedded"
+        fix = "Run `pip install timm`, or use embedding"
         raise WorkflowError(f"the backbone {name} needs the package timm", where=_KEY, fix=fix) from None
     last = tuple(range(-len(_IMAGE_STRIDES), 0))
     try:
@@ -187,6 +187,6 @@ def _timm_body(name: str) -> Any:
     except (RuntimeError, AttributeError, AssertionError, ValueError, TypeError, IndexError):  # as its maker likes it
         strides = ()
     if strides != _IMAGE_STRIDES:
-        fix = "Use embedded, or a backbone such as convnext_tiny"
+        fix = "Use embedding, resnet50, or a backbone such as convnext_tiny"
         raise WorkflowError(f"timm has no backbone {name} with maps of strides 4 to 32", where=_KEY, fix=fix)
     return body

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from wsi_pipeline.models.builders import DTYPES, load_sam
 from wsi_pipeline.models.checkpoints import load_into, read_state_dict
 from wsi_pipeline.models.registry import build_segmenter as build_model
 from wsi_pipeline.models.registry import section_of
 from wsi_pipeline.models.roles import Segmenter
 from wsi_pipeline.models.sam import Sam
-from wsi_pipeline.models.sapnet.backbone import EmbeddedPyramid
+from wsi_pipeline.models.sapnet.backbone import EmbeddedPyramid, ResNetFpn, TimmFpn
 from wsi_pipeline.models.sapnet.file import KIND, SapNetFacts
 from wsi_pipeline.models.sapnet.network import SapNet
 from wsi_pipeline.models.sapnet.plan import proposer_settings, sapnet_plan, selector_plan
 from wsi_pipeline.models.sapnet.proposals import MaskProposals
 from wsi_pipeline.models.sapnet.segmenter import SapNetSegmenter
 from wsi_pipeline.models.sapnet.selector import SapNetSelector
+from wsi_pipeline.models.sapnet.settings import EMBEDDED, RESNET, SapNetSettings
 from wsi_pipeline.models.windows import CELLS
 from wsi_pipeline.workflow import ModelSettings
 
@@ -45,10 +48,21 @@ def build_selector(settings: ModelSettings, *, device: str = "cpu", dtype: str =
 
 
 def build_network(sam: Sam, facts: SapNetFacts) -> SapNet:
-    """The network of some facts, with random weights, on what a SAM's encoder gives."""
-    settings, stride = facts.settings, sam.variant.image_size / CELLS
-    pyramid = EmbeddedPyramid(settings.width, sam.image_encoder.early_channels, stride, settings.finest)
-    return SapNet(pyramid, settings)
+    """The network of some facts, with random weights.
+
+    Raises:
+        WorkflowError: timm is not installed, or has no such backbone.
+    """
+    return SapNet(_backbone(sam, facts.settings), facts.settings)
+
+
+def _backbone(sam: Sam, settings: SapNetSettings) -> nn.Module:
+    if settings.features == EMBEDDED:
+        stride = sam.variant.image_size / CELLS
+        return EmbeddedPyramid(settings.width, sam.image_encoder.early_channels, stride, settings.finest)
+    if settings.features == RESNET:
+        return ResNetFpn(settings.width)
+    return TimmFpn(settings.features, settings.width)
 
 
 def load_sapnet(sam: Sam, path: Path) -> SapNet:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from wsi_pipeline.models.encoding import shared_encoder
-from wsi_pipeline.models.placing import placed, suited
+from wsi_pipeline.models.placing import suited
 from wsi_pipeline.models.roles import Instances, MaskBatch, PairImages
 from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.sapnet.network import SapNet
+from wsi_pipeline.models.sapnet.sight import Sight
 from wsi_pipeline.models.sapnet.solo_results import Solos, draw
 from wsi_pipeline.models.windows import CELLS, Windows
 from wsi_pipeline.segment.decoding import calls_that_fit
@@ -23,12 +23,12 @@ class SapNetSegmenter:
 
     Args:
         network: trained with an instance branch.
-        sam: its encoder is what the network stands on.
+        sam: its encoder is what the network stands on, unless it looks at pixels.
         device: where to compute.
         dtype: of the encoder; all else stays float32.
 
     Attributes:
-        encoder: counts the patches it encoded.
+        encoder: counts the patches it encoded; None where the network looks at pixels.
     """
 
     uses_low_patch = False
@@ -38,11 +38,9 @@ class SapNetSegmenter:
     ) -> None:
         self.device, self.input_size = torch.device(device), sam.variant.image_size
         self.class_names = network.settings.classes
-        self._network = placed(network, self.device, torch.float32).eval()
+        self._sight = Sight(network, sam, device=self.device, dtype=dtype)
         self._images_per_call = suited(self.device, cpu=1, gpu=8)
-        self.encoder = shared_encoder(
-            sam.image_encoder, sam.variant.pixels, self.input_size, device=self.device, dtype=dtype
-        )
+        self.encoder = self._sight.encoder
 
     @torch.inference_mode()
     def find(self, pairs: PairImages, *, mpp: float, min_score: float, max_objects: int) -> list[list[Instances]]:
@@ -53,12 +51,10 @@ class SapNetSegmenter:
         Raises:
             ValueError: patches of another size.
         """
-        (seen,) = self.encoder.encode(pairs.high)
-        size = (self.input_size, self.input_size)
+        network, size = self._sight.network, (self.input_size, self.input_size)
         found: list[list[Instances]] = []
-        for images in seen.in_float32().few_at_once(self._images_per_call):
-            levels = self._network.levels(images)
-            solos = self._network.predict(levels, size, min_score=min_score, max_objects=max_objects)
+        for levels in self._sight.levels(pairs.high, self._images_per_call):
+            solos = network.predict(levels, size, min_score=min_score, max_objects=max_objects)
             found += [instances_of(one, self.input_size) for one in solos]
         return found
 

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from wsi_pipeline.errors import PromptError
 from wsi_pipeline.models.collected import BACKGROUND_LOGIT
-from wsi_pipeline.models.encoding import shared_encoder
-from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
 from wsi_pipeline.models.sam import Sam
 from wsi_pipeline.models.sapnet.network import SapNet
 from wsi_pipeline.models.sapnet.proposals import MaskProposals, PatchEmbedding, Proposals
 from wsi_pipeline.models.sapnet.selection import Clicks
+from wsi_pipeline.models.sapnet.sight import Sight
 from wsi_pipeline.models.segmenter import MASK_SIZE
 
 
@@ -42,13 +41,13 @@ class SapNetSelector:
 
     Args:
         network: trained.
-        sam: its encoder is what the network stands on.
+        sam: its encoder is what the network stands on, unless it looks at pixels.
         proposals: asks the segmenter that the network learned with.
         device: where to compute.
         dtype: of the encoder; the network stays float32.
 
     Attributes:
-        encoder: counts the patches it encoded.
+        encoder: counts the patches it encoded; None where the network looks at pixels.
     """
 
     mask_size = MASK_SIZE
@@ -67,10 +66,8 @@ class SapNetSelector:
         self.device, self.input_size = torch.device(device), sam.variant.image_size
         self.uses_low_patch, self._proposals = proposals.uses_low_patch, proposals
         self.class_names = network.settings.classes
-        self._network = placed(network, self.device, torch.float32).eval()
-        self.encoder = shared_encoder(
-            sam.image_encoder, sam.variant.pixels, self.input_size, device=self.device, dtype=dtype
-        )
+        self._sight = Sight(network, sam, device=self.device, dtype=dtype)
+        self.encoder = self._sight.encoder
 
     @torch.inference_mode()
     def encode(self, pairs: PairImages) -> ClickEmbedding:
@@ -80,8 +77,8 @@ class SapNetSelector:
             ValueError: patches of another size, or the low ones are missing.
         """
         asked = self._proposals.encode(pairs)
-        (seen,) = self.encoder.encode(pairs.high)
-        return ClickEmbedding(asked, self._network.levels(seen.in_float32()))
+        (levels,) = self._sight.levels(pairs.high, len(pairs.high))
+        return ClickEmbedding(asked, levels)
 
     @torch.inference_mode()
     def decode(
@@ -124,7 +121,7 @@ class SapNetSelector:
         named, size = given.labels != _NO_CLASS, (self.input_size, self.input_size)
         tried = range(len(self.class_names)) if not named.all() else (0,)
         choices = [
-            self._network.select(levels, replace(given, labels=given.labels.where(named, label)), size)
+            self._sight.network.select(levels, replace(given, labels=given.labels.where(named, label)), size)
             for label in tried
         ]
         scores, best = torch.stack([one.score for one in choices]).max(dim=0)

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from wsi_pipeline.settings import Section
 
+EMBEDDED, RESNET = "embedding", "resnet50"
+"""What feature maps can be made of besides the backbones of timm."""
 Five = tuple[int, int, int, int, int]
 Range = tuple[float, float]
 Ranges = tuple[Range, Range, Range, Range, Range]
@@ -64,9 +66,10 @@ class SapNetSettings(Section):
 
     classes: tuple[str, ...] = Field(min_length=1, description="classes of the clicks")
     width: int = Field(128, ge=32, multiple_of=32, description="channels of the feature maps")
-    finest: int = Field(
-        0, ge=0, le=2, description="how often the finest map halves the embedding's stride; embedded backbone only"
+    features: str = Field(
+        EMBEDDED, description="what the maps are made of: the embedding, resnet50, or a backbone by its name in timm"
     )
+    finest: int = Field(0, ge=0, le=2, description="how often the finest map halves the embedding's stride")
     selector: SelectorSettings = Field(SelectorSettings(), description="who chooses among proposals")
     instances: bool = Field(True, description="train the instance branch, which needs no clicks afterwards")
     solo: SoloSettings = Field(SoloSettings(), description="the instance branch")
@@ -91,4 +94,4 @@ class SapNetSettings(Section):
             smallest=(8, 8, 16, 32, 32),
             candidates=500,
         )
-        return cls(classes=classes, width=256, selector=selector, solo=solo)
+        return cls(classes=classes, width=256, features=RESNET, selector=selector, solo=solo)
