@@ -66,13 +66,15 @@ def _branch(cells: Mapping[str, Any]) -> str:
 
 
 def _nuclei(nuclei: Mapping[str, Any]) -> str:
-    ways = {**nuclei["ways"], SAM_TOP: [nuclei["sam"]], BEST: [nuclei["best"]]}
-    rows = [[way, *_numbers(values)] for way, values in ways.items()]
+    ways = {FULL: nuclei["chosen"], SAM_TOP: nuclei["sam"], BEST: nuclei["best"]}
+    ways |= {f"proposal {number} always": value for number, value in enumerate(nuclei["each"], start=1)}
+    rows = [[way, f"{value:.3f}"] for way, value in ways.items()]
     return (
-        f"## Nuclei\n\n{nuclei['nuclei']} clicks on the {nuclei['tiles']['val']} nuclei tiles of the split `val`;"
-        f" trained on clicks on the {nuclei['tiles']['train']} of `train` with the shipped recipe, without its"
-        f" instance branch, for {nuclei['epochs']} epochs. There is but one class, which is told from the background"
-        f" alone.\n\n{table(['who chooses', 'mean', 'each seed'], rows)}"
+        f"## Nuclei\n\n{nuclei['nuclei']} clicks on the {nuclei['tiles']} nuclei tiles of the split `val`"
+        f" (at most {nuclei['clicks']} of a tile). The network is `{nuclei['file']}` (SHA-256"
+        f" `{nuclei['sha256'][:12]}…`), trained on clicks on the tiles of the split `train`. There is but one class,"
+        " which is told from the background alone. Proposals 1 to 3 are LiteMedSAM's answers to boxes of growing sides"
+        f" around the click, 4 to 6 those on the patch that sees farther.\n\n{table(['who chooses', 'IoU'], rows)}"
     )
 
 

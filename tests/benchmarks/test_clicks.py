@@ -73,5 +73,5 @@ def test_what_falls_short_is_said(change: dict[str, Any], missed: set[str]) -> N
         "S1a": {FULL: [1.0]},
     }
     cells = {"looks": looks, "branch": {CHOSEN: [told["branch"]], TRUE: [1.0]}}
-    reached = passed(cells, {"ways": {FULL: [told["nuclei"]]}, "sam": 0.5})
+    reached = passed(cells, {"chosen": told["nuclei"], "sam": 0.5})
     assert {name for name, yes in reached.items() if not yes} == missed
