@@ -52,9 +52,13 @@ def _type(field: dict[str, Any]) -> str:
     if field.get("type") == "array":
         items = field.get("prefixItems") or [field["items"]]
         return f"list of {' and '.join(dict.fromkeys(_type(item) for item in items))}"
-    return {"null": "nothing", "number": "number", "integer": "whole number", "boolean": "true or false"}.get(
-        field.get("type", ""), "text"
-    )
+    return {
+        "null": "nothing",
+        "number": "number",
+        "integer": "whole number",
+        "boolean": "true or false",
+        "object": "keys and values",
+    }.get(field.get("type", ""), "text")
 
 
 def _default(field: dict[str, Any]) -> str:

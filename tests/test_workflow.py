@@ -35,6 +35,7 @@ def test_these_workflows_ship() -> None:
         "nuclei",
         "nuclei-decoder",
         "nuclei-lora",
+        "points-to-instances",
         "refine-annotations",
         "regions",
         "text-regions",
@@ -101,6 +102,12 @@ WRONG = {
         "prompts": {"source": "qupath"},
         "recognise": {"classes": ["a"], "background": "b"},
     },
+    "has a learn section, and what learns finds objects by itself": {
+        "learn": {},
+        "prompts": {"source": "grid"},
+        "segment": {},
+    },
+    "learn.system: Input should be 'sapnet'": {"learn": {"system": "hq-sam"}},
     "stitch.shard must be a multiple of stitch.chunk": {"stitch": {"chunk": 512, "shard": 700}},
 }
 

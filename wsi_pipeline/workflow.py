@@ -250,6 +250,15 @@ class RecogniseSettings(ModelSettings, VocabularySettings):
     )
 
 
+class LearnSettings(Section):
+    """What is learned from points before anything is looked for; weights of the segment section come from it."""
+
+    system: Literal["sapnet"] = Field("sapnet", description="what is trained; the model of the segment section")
+    set: dict[str, Any] = Field(
+        {}, description="keys of its recipe that are to be otherwise; without classes, those of the points are learned"
+    )
+
+
 class StitchSettings(Section):
     """How tiles become one image."""
 
@@ -312,6 +321,7 @@ class Workflow(Section):
     mpp: Mpp = Field(description="working resolution, µm per px")
     tissue: TissueSettings = Field(TissueSettings(), description="where to look")
     tiling: TilingSettings = Field(TilingSettings(), description="which patches")
+    learn: LearnSettings | None = Field(None, description="what to learn first, from points given with --prompts")
     prompts: PromptSettings | None = Field(None, description="what to ask; with segment, or neither")
     segment: SegmentSettings | None = Field(None, description="who answers")
     refine: RefineSettings | None = Field(None, description="who draws the answers, and outlines from QuPath, again")
@@ -324,6 +334,11 @@ class Workflow(Section):
     def prompted(self) -> bool:
         """Whether patches are centred on prompts (else a grid covers the tissue)."""
         return isinstance(self.prompts, QuPathPrompts | TissueBoxPrompts)
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether slides may have a QuPath file each, to be asked about or to learn from."""
+        return self.learn is not None or isinstance(self.prompts, QuPathPrompts)
 
     @property
     def nested(self) -> bool:
@@ -423,6 +438,9 @@ def parse_workflow(data: dict[str, Any], *, where: object = None) -> Workflow:
         of_outlines = workflow.refine is not None or workflow.recognise is not None
         if not (of_outlines and isinstance(workflow.prompts, QuPathPrompts)):
             raise WorkflowError("has prompts but no segment section", where=where, fix="Add `segment: wsi-sam`")
+    if workflow.learn is not None and not isinstance(workflow.prompts, SegmentModelPrompts):
+        fix = "Set `prompts: {source: segment-model}`"
+        raise WorkflowError("has a learn section, and what learns finds objects by itself", where=where, fix=fix)
     if workflow.stitch.shard % workflow.stitch.chunk:
         raise WorkflowError("stitch.shard must be a multiple of stitch.chunk", where=where, fix=_ADVICE)
     return workflow

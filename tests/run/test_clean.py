@@ -53,6 +53,21 @@ FOREIGN = [
 ]
 """What people may put beside."""
 
+LEARNING = [
+    ".scratch/checkpoint.pt",
+    ".scratch/curves.csv",
+    ".scratch/embeddings/0f/0f12.safetensors",
+    ".scratch/embeddings/proposals/ab/abcd.safetensors",
+    ".scratch/embeddings/0f/.0f34.safetensors.0123abcd.partial",
+    "clicks/done/.scratch/fingerprint",
+    ".lease",
+]
+"""What is needed to go on learning, or was left when that was killed."""
+
+WEIGHTS = ["sapnet.safetensors", "sapnet.json", "curves.csv", "learned.json"]
+OUTLINED = ["run.json", "report.html", "ledger.jsonl", "done/slide.json", "done/annotations.geojson"]
+"""What was learned, and the run that outlined the clicks."""
+
 ROWS = [
     SlideRow("done", "/in/done.svs", state="done"),
     SlideRow("failed", "/in/failed.svs", state="failed", reason="no"),
@@ -118,6 +133,38 @@ def test_a_dry_run_finds_the_same_and_removes_nothing(tmp_path: Path) -> None:
     assert files(output) == before
     assert (output / "half" / ".scratch" / "rows").is_dir()
     assert found == clean(output, everything=True)
+
+
+def learned(output: Path) -> Path:
+    """The folder of what was learned, in an output folder, with everything that may be in it."""
+    folder = archive(output) / "learned"
+    for name in LEARNING + WEIGHTS + [f"clicks/{name}" for name in OUTLINED]:
+        write(folder / name)
+    write(folder / "clicks" / "ledger.jsonl", json.dumps(asdict(ROWS[0])) + "\n")
+    return folder
+
+
+def test_what_is_needed_to_go_on_learning_is_intermediate(tmp_path: Path) -> None:
+    folder = learned(tmp_path / "out")
+    done = clean(tmp_path / "out")
+    assert done["intermediate files"].files == len(BETWEEN) * 3 + 2 + len(LEARNING)
+    assert files(folder) == {*WEIGHTS, *(f"clicks/{name}" for name in OUTLINED)}
+
+
+def test_what_was_learned_goes_with_all_else_and_nothing_else_does(tmp_path: Path) -> None:
+    folder = learned(tmp_path / "out")
+    mine = {"notes.txt", "mine.safetensors", "clicks/mine/slide.json", ".scratch/embeddings/mine.safetensors"}
+    for name in mine:
+        write(folder / name)
+    before = files(tmp_path / "out")
+    found = clean(tmp_path / "out", everything=True, dry_run=True)
+    assert files(tmp_path / "out") == before
+    assert found == clean(tmp_path / "out", everything=True)
+    assert files(tmp_path / "out") == {f"learned/{name}" for name in mine}
+    shutil.rmtree(folder)
+    learned(tmp_path / "out")
+    clean(tmp_path / "out", everything=True)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 names = st.sampled_from([*FOREIGN, "run.json", "slide.json", ".scratch/fingerprint", "0123456789abcdef/x"])

@@ -49,6 +49,18 @@ def test_what_an_earlier_run_finished_is_no_work_of_this_one() -> None:
     assert counts.left == 1
 
 
+def test_slides_that_are_said_again_are_counted_from_the_start() -> None:
+    """A run that learns first says them for what it learns from, and again for all."""
+    kept = Kept()
+    reporter = Counting(kept, interval=3600)
+    tell(reporter)
+    reporter.slides(9)
+    reporter.finish("a", "done", objects=3)
+    reporter.close()
+    counts = kept.all[-1]
+    assert (counts.states, counts.left, counts.objects, counts.running) == ({"done": 1}, 8, 3, {})
+
+
 def test_nothing_is_written_before_the_folder_is_this_runs() -> None:
     kept = Kept()
     reporter = Counting(kept, interval=0.001)

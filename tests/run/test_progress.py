@@ -127,6 +127,17 @@ def test_more_slides_than_there_is_room_for_still_end_with_their_line(capsys: py
     assert all(f"{name}: done, 1 objects" in shown for name in names)
 
 
+def test_bars_begin_anew_when_slides_are_said_again(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = Bars()
+    bars.slides(1)
+    bars.start("learned", "learn", 0, 4)
+    bars.finish("a", "done")
+    bars.slides(2)
+    (archive,) = bars._progress.tasks
+    assert (archive.completed, archive.total) == (0, 2)
+    bars.close()
+
+
 def test_everybody_is_told_the_same_one_call_at_a_time() -> None:
     class Careful(JsonLines):
         """Fails when a call comes before the last one ended."""

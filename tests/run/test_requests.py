@@ -224,7 +224,7 @@ def test_manifest_that_cannot_be_read_is_refused(archive: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "id", ["..", ".hidden", "a/b", "a\\b", "report.HTML", "ledger.jsonl", "a.partial", "x" * 201, "a:b"]
+    "id", ["..", ".hidden", "a/b", "a\\b", "report.HTML", "learned", "ledger.jsonl", "a.partial", "x" * 201, "a:b"]
 )
 def test_id_that_is_no_folder_of_results_is_refused(archive: Path, id: str) -> None:
     assert "cannot be the name" in refusal(write_csv(archive, "path,id", f"a.svs,{id}"))
@@ -284,6 +284,17 @@ def test_key_that_only_other_prompts_have_is_refused_in_its_line(archive: Path) 
     assert "line 3" in said
     assert "roi_classes" in said
     assert "line 2" not in said
+
+
+def test_what_is_learned_is_the_same_for_all_slides(archive: Path) -> None:
+    assert "unknown column learn.set" in refusal(write_csv(archive, "path,learn.set", "a.svs,{epochs: 1}"))
+
+
+def test_slides_that_are_learned_from_may_have_prompts(archive: Path) -> None:
+    listed = write_csv(archive, "path,prompts", "a.svs,boxes.geojson", "b.svs,")
+    first, second = read_requests([listed], partial(load_workflow, "points-to-instances"))
+    assert first.prompts is not None
+    assert second.prompts is None
 
 
 def test_keys_of_the_workflow_are_all_known() -> None:

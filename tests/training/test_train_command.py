@@ -117,6 +117,28 @@ def test_annotations_over_a_slide_are_trained_on(tools: Any, words: Any, tmp_pat
     assert "--slide: 1 files of annotations need a slide each, 0 slides were given" in missing.err
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hold_out": 0.5}, "hold_out: points show no outlines that epochs could be judged by. Set judged to false"),
+        ({}, "judged: points show no outlines that epochs could be judged by. Set judged to false"),
+    ],
+)
+def test_nothing_is_judged_by_points(tools: Any, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    given = [word for name in "ab" for word in ("--data", f"{name}.geojson", "--slide", f"{name}.svs")]
+    result = tools.call_here("train", "sapnet", *given, "-o", tmp_path / "out", *tools.arguments(changes))
+    assert result.code == 2
+    assert said in result.err.splitlines()[-1]
+
+
+def test_points_may_be_held_out_no_more_beside_tiles(tools: Any, tiles: Path, tmp_path: Path) -> None:
+    given = ["--data", tiles, "--data", "a.geojson", "--slide", "a.svs", "-o", tmp_path / "out"]
+    result = tools.call_here("train", "sapnet", *given, *tools.arguments({"hold_out": 0.5}))
+    assert "hold_out: points show no outlines" in result.err
+    result = tools.call_here("train", "sapnet", *given)
+    assert "a.geojson: no such file or folder" in result.err, "the tiles of the split val judge"
+
+
 def spoil_size(folder: Path) -> None:
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(folder / "b.mask.png")
 

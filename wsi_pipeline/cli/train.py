@@ -10,8 +10,7 @@ import typer
 from wsi_pipeline.errors import EXIT_INTERRUPTED, DatasetError
 
 if TYPE_CHECKING:
-    from wsi_pipeline.training.data.samples import SampleSource
-    from wsi_pipeline.training.recipe import Recipe
+    from wsi_pipeline.training.sources import Given
 
 
 def train(
@@ -62,22 +61,14 @@ def train(
     from wsi_pipeline.training.progress import reporter_for
     from wsi_pipeline.training.ranks import Ranks
     from wsi_pipeline.training.result import write_result
-    from wsi_pipeline.training.sources import Joined
+    from wsi_pipeline.training.sources import Joined, open_given
 
     device = pick_device(device, where="--device")
     ranks = Ranks.joined(device)
-    sources = _open(data, slide or [], chosen)
-    samples = Joined(
-        list(sources.values()),
-        judged=chosen.judged,
-        hold_out=chosen.hold_out,
-        classes=chosen.classes,
-        samples=chosen.samples,
-        seed=chosen.seed,
-    )
+    sources = open_given(_given(data, slide or []), chosen)
     training = Training(
         chosen,
-        samples,
+        Joined.by(chosen, list(sources.values())),
         output,
         cache_embeddings or output / "embeddings",
         device=ranks.device(device),
@@ -94,12 +85,10 @@ def train(
         typer.echo(f"weights: {write_result(training, sources, output)}")
 
 
-def _open(data: list[Path], slides: list[Path], recipe: Recipe) -> dict[str, SampleSource]:
-    """The data sets by name, which is that of their folder or file; annotations over slides are all for training."""
-    from wsi_pipeline.models.resolve import BACKBONES
-    from wsi_pipeline.training.data.find import is_over_slide, open_source
-    from wsi_pipeline.training.data.slides import FieldOfView, Origin
-    from wsi_pipeline.training.sources import TRAIN
+def _given(data: list[Path], slides: list[Path]) -> list[Given]:
+    """The data sets, each file of annotations with its slide."""
+    from wsi_pipeline.training.data.find import is_over_slide
+    from wsi_pipeline.training.sources import Given
 
     wanted = [path for path in data if is_over_slide(path)]
     if len(wanted) != len(slides):
@@ -108,11 +97,5 @@ def _open(data: list[Path], slides: list[Path], recipe: Recipe) -> dict[str, Sam
             where="--slide",
             fix="Name the slide of each GeoJSON or masks.ome.zarr, in their order",
         )
-    # read twice as far as a patch reaches, so that smaller scales do not show made-up surroundings
-    field = FieldOfView(2 * BACKBONES[recipe.backbone].input_size, recipe.mpp, recipe.context_factor)
     of = dict(zip(wanted, slides, strict=True))
-    names = [path.resolve().name for path in data]
-    numbered = [name if names.count(name) == 1 else f"{number}: {name}" for number, name in enumerate(names, start=1)]
-    origin = Origin(split=TRAIN)
-    sources = [open_source(path, of.get(path), field=field, origin=origin, points=recipe.from_points) for path in data]
-    return dict(zip(numbered, sources, strict=True))
+    return [Given(path, of.get(path)) for path in data]

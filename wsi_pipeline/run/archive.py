@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wsi_pipeline.cluster.connect import connect
 from wsi_pipeline.cluster.demand import Demand
@@ -29,6 +29,8 @@ from wsi_pipeline.run.slide_pool import SlidePool
 from wsi_pipeline.run.snapshot import snapshots
 from wsi_pipeline.run.walk import Recipe, RunContext, SlideTask
 from wsi_pipeline.workflow import QuPathPrompts, Workflow, change_workflow
+
+Result = TypeVar("Result")
 
 MOST_AT_ONCE = 64
 """Slides in work at a time; each has a thread of the coordinator and intermediate files on disk."""
@@ -91,61 +93,148 @@ def run_archive(
         WsiPipelineError: nothing could be started (no slides, unusable output folder, unknown model, …).
     """
     options = _absolute(options)
+    reporter = reporter or reporter_for()
+    try:
+        requests = read_requests(slides, partial(change_workflow, workflow))
+        if workflow.learn is not None:
+            return _learn_and_run(requests, slides, workflow, options, reporter)
+        return _run(requests, slides, workflow, options, reporter)
+    finally:
+        reporter.close()
+
+
+def _learn_and_run(
+    requests: Sequence[SlideRequest],
+    given: Sequence[str | Path],
+    workflow: Workflow,
+    options: RunOptions,
+    reporter: Reporter,
+) -> int:
+    """Learn from the slides with points, outline these points, and then run all slides with what was learned."""
+    from wsi_pipeline.run.learning import LEARNED, OUTLINED, Clicked, Lesson, finding, learn, outlining
+
+    lesson = Lesson.of(workflow)
+    points = [_points_of(request, len(requests), options) for request in requests]
+    clicked = [
+        Clicked(request, path, request.mpp or options.mpp)
+        for request, path in zip(requests, points, strict=True)
+        if path is not None
+    ]
+    if not clicked:
+        fix = "Give --prompts: a QuPath GeoJSON with points, or a folder with <slide name>.geojson for some slides"
+        raise PromptError("no slide has a file of points to learn from", where=workflow.name, fix=fix)
+
+    def work(ledger: Ledger, told: Reporter) -> Path:
+        told.slides(len(_ours(requests, _assign_ids(requests, ledger, told), options)))
+        return learn(
+            lesson,
+            clicked,
+            options.output,
+            embeddings=options.embeddings,
+            staging=_staging(options),
+            keep_scratch=options.keep_scratch,
+            reporter=told,
+        )
+
+    weights = _in_folder(workflow, options, reporter, work)
+    if weights is None:
+        return EXIT_INTERRUPTED
+    # their settings in a manifest are about finding objects everywhere
+    asked = [replace(one.request, settings=()) for one in clicked]
+    folder = replace(options, output=options.output / LEARNED / OUTLINED, staging=_staging(options), only=None)
+    codes = [_run(asked, [one.source for one in asked], outlining(workflow, weights), folder, reporter)]
+    if codes[0] != EXIT_INTERRUPTED:
+        codes.append(_run(requests, given, finding(workflow, weights), options, reporter))
+    return max(codes)
+
+
+def _run(
+    requests: Sequence[SlideRequest],
+    given: Sequence[str | Path],
+    workflow: Workflow,
+    options: RunOptions,
+    reporter: Reporter,
+) -> int:
+    """Run a workflow over slides that were given so; returns the exit code."""
     change = partial(change_workflow, workflow)
-    requests = read_requests(slides, change)
     models = name_models((one.settings for one in requests), change)
     prompts = [_prompts_of(one, len(requests), models[models_part(one.settings)].workflow, options) for one in requests]
-    reporter = Everybody([reporter or reporter_for(), snapshots(options.output, options.shard)])
-    for note in dict.fromkeys(note for one in models.values() for note in one.notes):
-        reporter.say(note)
+
+    def work(ledger: Ledger, told: Reporter) -> int:
+        for note in dict.fromkeys(note for one in models.values() for note in one.notes):
+            told.say(note)
+        ids = _assign_ids(requests, ledger, told)
+        todo = _ours(requests, ids, options)
+        try:
+            with _flow(options, told) as flow:
+                recipes = _make_ready(flow, models, options, given)
+                told.slides(len(todo))
+                context = RunContext(
+                    flow=flow,
+                    ledger=ledger,
+                    reporter=told,
+                    threads=options.threads,
+                    roi=options.roi,
+                    keep_scratch=options.keep_scratch,
+                    embeddings=options.embeddings,
+                    staging=_staging(options),
+                )
+                at_once = partial(_at_once, flow, options)
+                SlidePool(context, at_once, options.patience).run(
+                    SlideTask(
+                        id=ids[number],
+                        source=requests[number].source,
+                        label=requests[number].label,
+                        recipe=_recipe(requests[number].settings, recipes, change),
+                        mpp=requests[number].mpp or options.mpp,
+                        prompts=prompts[number],
+                        output=options.output / ids[number],
+                        order=order,
+                    )
+                    for order, number in enumerate(todo)
+                )
+        finally:
+            _write_report(options.output, told)
+        unfinished = [ids[number] for number in todo if _state(ledger, ids[number]) not in FINISHED]
+        return EXIT_SOME_FAILED if unfinished else EXIT_OK
+
+    code = _in_folder(workflow, options, reporter, work)
+    return EXIT_INTERRUPTED if code is None else code
+
+
+def _in_folder(
+    workflow: Workflow, options: RunOptions, reporter: Reporter, work: Callable[[Ledger, Reporter], Result]
+) -> Result | None:
+    """Do work in the output folder, which nobody else writes in meanwhile.
+
+    Args:
+        workflow, options, reporter: of the run.
+        work: gets the folder's ledger and whom to tell.
+
+    Returns:
+        What it returns; None where it was stopped.
+
+    Raises:
+        WsiPipelineError: the folder cannot be used, or another run took it over.
+    """
+    shots = snapshots(options.output, options.shard)
+    told = Everybody([reporter, shots])
     lost = _Lost()
     try:
         with (
             _terminable(),
-            _logged(reporter),
+            _logged(told),
             open_folder(
                 options.output,
                 workflow,
                 shard=options.shard,
                 overwrite=options.overwrite,
                 lost=lost.now,
-                say=reporter.say,
+                say=told.say,
             ) as ledger,
         ):
             remove_partial_files(options.output)
-            ids = _assign_ids(requests, ledger, reporter)
-            todo = [number for number in range(len(requests)) if _is_ours(number, ids[number], options)]
-            try:
-                with _flow(options, reporter) as flow:
-                    recipes = _make_ready(flow, models, options, slides)
-                    reporter.slides(len(todo))
-                    context = RunContext(
-                        flow=flow,
-                        ledger=ledger,
-                        reporter=reporter,
-                        threads=options.threads,
-                        roi=options.roi,
-                        keep_scratch=options.keep_scratch,
-                        embeddings=options.embeddings,
-                        staging=options.staging or options.output / ".staged",
-                    )
-                    at_once = partial(_at_once, flow, options)
-                    SlidePool(context, at_once, options.patience).run(
-                        SlideTask(
-                            id=ids[number],
-                            source=requests[number].source,
-                            label=requests[number].label,
-                            recipe=_recipe(requests[number].settings, recipes, change),
-                            mpp=requests[number].mpp or options.mpp,
-                            prompts=prompts[number],
-                            output=options.output / ids[number],
-                            order=order,
-                        )
-                        for order, number in enumerate(todo)
-                    )
-            finally:
-                _write_report(options.output, reporter)
-            unfinished = [ids[number] for number in todo if _state(ledger, ids[number]) not in FINISHED]
+            return work(ledger, told)
     except KeyboardInterrupt:
         if lost.is_so:
             raise OutputError(
@@ -153,11 +242,19 @@ def run_archive(
                 where=options.output,
                 fix="Wait for that run, then run the same command again",
             ) from None
-        reporter.say("stopped; run the same command again to go on")
-        return EXIT_INTERRUPTED
+        told.say("stopped; run the same command again to go on")
+        return None
     finally:
-        reporter.close()
-    return EXIT_SOME_FAILED if unfinished else EXIT_OK
+        shots.close()
+
+
+def _ours(requests: Sequence[SlideRequest], ids: Sequence[str], options: RunOptions) -> list[int]:
+    """Numbers of the slides that this process does."""
+    return [number for number in range(len(requests)) if _is_ours(number, ids[number], options)]
+
+
+def _staging(options: RunOptions) -> Path:
+    return options.staging or options.output / ".staged"
 
 
 @contextmanager
@@ -248,11 +345,9 @@ def _as_given(source: str | Path) -> str:
 
 def _prompts_of(request: SlideRequest, slides: int, workflow: Workflow, options: RunOptions) -> Path | None:
     """A slide's prompt file, where the workflow wants one."""
-    from wsi_pipeline.slides.slide import slide_name
-
     given = request.prompts or options.prompts
     if not isinstance(workflow.prompts, QuPathPrompts):
-        if given is not None:
+        if given is not None and not workflow.takes_files:
             raise PromptError(
                 f"the workflow {workflow.name} takes no prompt file", where=given, fix="Leave out --prompts"
             )
@@ -262,6 +357,20 @@ def _prompts_of(request: SlideRequest, slides: int, workflow: Workflow, options:
         raise PromptError(
             f"the workflow {workflow.name} needs prompts", where=workflow.name, fix="Give --prompts annotations.geojson"
         )
+    return _file_of(request, source, slides, options)
+
+
+def _points_of(request: SlideRequest, slides: int, options: RunOptions) -> Path | None:
+    """A slide's file of points to learn from; that many have none is as it should be."""
+    given = request.prompts or options.prompts
+    source = None if given is None else _file_of(request, given, slides, options)
+    return source if source is not None and source.exists() else None
+
+
+def _file_of(request: SlideRequest, source: Path, slides: int, options: RunOptions) -> Path:
+    """A slide's file among what was given: a file, or a folder of them."""
+    from wsi_pipeline.slides.slide import slide_name
+
     if not source.exists():
         raise PromptError("no such file", where=source, fix="Check the path")
     if source.is_dir():

@@ -13,13 +13,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from wsi_pipeline.files import writing
-from wsi_pipeline.run.folder import holding
+from wsi_pipeline.run.folder import holding, slides_in
+from wsi_pipeline.run.learning import CURVES, OUTLINED, RECORD
 from wsi_pipeline.run.ledger import SlideRow
+from wsi_pipeline.run.requests import LEARNED
 from wsi_pipeline.run.slide import FINGERPRINT, JOURNAL, RESULTS
 from wsi_pipeline.run.status import slides_of
 from wsi_pipeline.run.walk import SCRATCH
+from wsi_pipeline.workflow import LearnSettings
 
 
 def _any_of(*patterns: str) -> re.Pattern[str]:
@@ -47,6 +51,18 @@ _LEFT = _any_of(r"\.write-test", r"\.lease(?:-\d+-of-\d+|\.[0-9a-f]{16})+", _PAR
 
 _FOLDERS = frozenset(f"{SCRATCH}/{name}" for name in ("", "objects/", "seams/", "outlines/", "rows/"))
 """Folders that may be there with nothing in them, by their path in a slide's folder."""
+
+_LEARNING = _any_of(
+    rf"{re.escape(SCRATCH)}/(?:checkpoint\.pt|{re.escape(CURVES)})",
+    rf"{re.escape(SCRATCH)}/embeddings/(?:proposals/)?[0-9a-f]{{2}}/[0-9a-f]+\.safetensors",
+    rf"(?:{re.escape(SCRATCH)}/(?:[^/]+/)*)?{_PARTIAL}",
+    r"\.lease(?:\.[0-9a-f]{16})*",
+)
+"""What is needed to go on learning from points, by the path in the folder for what is learned."""
+
+_SYSTEMS = "|".join(get_args(LearnSettings.model_fields["system"].annotation))
+_WEIGHTS = _any_of(rf"(?:{_SYSTEMS})\.(?:safetensors|json)", re.escape(RECORD), re.escape(CURVES))
+"""What was learned."""
 
 _COPIES = _any_of(rf"[0-9a-f]{{16}}/(?:[0-9a-f]{{16}}|{_PARTIAL})/.+")
 """Copies of remote slides, by their path in the folder for them."""
@@ -106,9 +122,25 @@ def _clean(output: Path, rows: list[SlideRow], failed: bool, everything: bool, d
         kind = "results" if everything else "results of failed slides"
         chosen = [folder for folder, state in folders.items() if everything or state == "failed"]
         done[kind] = sum((_take(folder, _RESULTS, dry_run) for folder in chosen), Removed())
+    for kind, removed in _clean_learned(output / LEARNED, failed, everything, dry_run).items():
+        done[kind] = done.get(kind, Removed()) + removed
     if everything:  # the ledgers last, as they name the folders
         records = [_take(output, pattern, dry_run, deep=False) for pattern in (_RECORDS, _LEDGERS)]
-        done["records"] = sum(records, Removed())
+        done["records"] = sum(records, done.get("records", Removed()))
+    return done
+
+
+def _clean_learned(folder: Path, failed: bool, everything: bool, dry_run: bool) -> dict[str, Removed]:
+    """The same of what was learned, and of the run in it that outlined the clicks."""
+    outlined, done = folder / OUTLINED, {"intermediate files": _take(folder, _LEARNING, dry_run)}
+    if outlined.is_dir() and not (folder.is_symlink() or outlined.is_symlink()):
+        inner = _clean(outlined, list(slides_in(outlined)), failed, everything, dry_run)
+        done = inner | {kind: inner[kind] + removed for kind, removed in done.items()}
+        if everything and not dry_run:
+            with suppress(OSError):  # it is not empty
+                outlined.rmdir()
+    if everything:
+        done["results"] = done.get("results", Removed()) + _take(folder, _WEIGHTS, dry_run)
     return done
 
 

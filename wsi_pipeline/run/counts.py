@@ -87,10 +87,13 @@ class Counting:
         self._thread: threading.Thread | None = None
 
     def slides(self, total: int) -> None:
-        self._counts.total, self._counts.started, self._began = total, time.time(), time.monotonic()
+        with self._lock:  # a run that learns first, and outlines clicks, says it again
+            self._counts = Counts(started=time.time(), total=total)
+            self._began = time.monotonic()
         self._put_down()
-        self._thread = threading.Thread(target=self._put_down_now_and_then, name="counts", daemon=True)
-        self._thread.start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._put_down_now_and_then, name="counts", daemon=True)
+            self._thread.start()
 
     def start(self, slide_id: str, stage: str, done: int, total: int) -> None:
         with self._lock:

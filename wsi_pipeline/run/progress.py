@@ -106,7 +106,9 @@ class Bars(TerminalBars):
         self._stages: dict[str, Any] = {}
 
     def slides(self, total: int) -> None:
-        self._progress.update(self._archive, total=total)
+        for slide_id in list(self._stages):  # a run that learns first, and outlines clicks, says it again
+            self._remove(slide_id)
+        self._progress.reset(self._archive, total=total)
 
     def start(self, slide_id: str, stage: str, done: int, total: int) -> None:
         self._remove(slide_id)

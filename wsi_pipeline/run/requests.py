@@ -23,7 +23,7 @@ from wsi_pipeline.slides.find import SLIDE_SUFFIXES, find_slides, is_slide_folde
 from wsi_pipeline.slides.remote import find_remote
 from wsi_pipeline.slides.resolution import SANE_MPP
 from wsi_pipeline.slides.urls import file_name, is_remote, shown
-from wsi_pipeline.workflow import QuPathPrompts, Workflow
+from wsi_pipeline.workflow import Workflow
 
 Settings = tuple[tuple[str, Any], ...]
 Change = Callable[[dict[str, Any]], Workflow]
@@ -38,7 +38,10 @@ _FILES = ("tissue.mask", "prompts.file")
 MOST_ID_BYTES = 200
 """File systems take 255, and files beside the folder have longer names."""
 
-_OUR_OWN = re.compile(r"(run\.json|report\.html|ledger\b.*|.*\.partial)", re.IGNORECASE)
+LEARNED = "learned"
+"""Folder of the output folder with what was learned from points; see ``run.learning``."""
+
+_OUR_OWN = re.compile(rf"(run\.json|report\.html|ledger\b.*|.*\.partial|{LEARNED})", re.IGNORECASE)
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _ASKED_AT_ONCE = 32
 """Files looked for at a time: a network share takes a millisecond to answer, whatever the question."""
@@ -169,7 +172,8 @@ def _unknown_columns(row: Mapping[str, Any]) -> Iterator[str]:
 
 @cache
 def _dotted_keys() -> frozenset[str]:
-    return frozenset(key for key in workflow_keys() if "." in key)
+    """Those that may differ from slide to slide; what is learned is learned once."""
+    return frozenset(key for key in workflow_keys() if "." in key and not key.startswith("learn."))
 
 
 def _is_empty(cell: Any) -> bool:
@@ -319,7 +323,7 @@ def _check_workflows(lines: Sequence[_Line], workflow: Change) -> None:
         verdict = verdicts[settings]
         if isinstance(verdict, str):
             line.refuse([verdict])
-        elif line.request.prompts is not None and not isinstance(verdict.prompts, QuPathPrompts):
+        elif line.request.prompts is not None and not verdict.takes_files:
             line.refuse([f"the workflow {verdict.name} takes no prompts"])
 
 

@@ -11,7 +11,7 @@ from wsi_pipeline.errors import OutputError
 from wsi_pipeline.run.archive import RunOptions
 from wsi_pipeline.run.ledger import FINISHED, SlideRow
 from wsi_pipeline.run.provenance import read_json
-from wsi_pipeline.workflow import Workflow
+from wsi_pipeline.workflow import Workflow, change_workflow
 
 
 def asked_before(output: Path) -> tuple[list[str], Workflow, RunOptions]:
@@ -23,7 +23,7 @@ def asked_before(output: Path) -> tuple[list[str], Workflow, RunOptions]:
     path = output / "run.json"
     facts = read_json(path) or {}
     try:
-        workflow, asked = Workflow.model_validate(facts["workflow"]), facts["asked"]
+        workflow, asked = _as_asked(Workflow.model_validate(facts["workflow"])), facts["asked"]
         options = RunOptions(
             output=output,
             prompts=_path(asked["prompts"]),
@@ -41,6 +41,11 @@ def asked_before(output: Path) -> tuple[list[str], Workflow, RunOptions]:
             where=path,
             fix="Use wsi-pipeline run with the same slides, workflow and --output: it does what is not finished",
         ) from None
+
+
+def _as_asked(workflow: Workflow) -> Workflow:
+    """The workflow before it was told what was learned for it."""
+    return workflow if workflow.learn is None else change_workflow(workflow, {"segment.weights": None})
 
 
 def unfinished(rows: list[SlideRow], *, only_failed: bool) -> list[str]:

@@ -16,6 +16,7 @@ from wsi_pipeline.run.provenance import file_sha256, fingerprint_of, read_json, 
 from wsi_pipeline.run.walk import SCRATCH, RunContext, SlideTask, Walk
 from wsi_pipeline.slides.info import SlideInfo
 from wsi_pipeline.slides.staging import RemoteFile, describe_remote, is_remote, release, stage
+from wsi_pipeline.workflow import Workflow
 
 PARTIAL = "**/*.partial"
 RESULTS = (
@@ -103,7 +104,7 @@ def _parts(task: SlideTask, context: RunContext, info: SlideInfo) -> dict[str, A
     tissue = recipe.workflow.tissue.mask
     return {
         "wsi_pipeline": __version__,
-        "workflow": recipe.workflow.model_dump(mode="json", by_alias=True),
+        "workflow": _facts_of(recipe.workflow),
         "weights": recipe.weights,
         "dtypes": dict(recipe.dtypes),
         "threads": context.threads,
@@ -113,6 +114,12 @@ def _parts(task: SlideTask, context: RunContext, info: SlideInfo) -> dict[str, A
         "prompts": file_sha256(task.prompts) if task.prompts and task.prompts.is_file() else None,
         "tissue": file_sha256(tissue) if tissue and tissue.is_file() else None,
     }
+
+
+def _facts_of(workflow: Workflow) -> dict[str, Any]:
+    """A workflow's settings; what it learned is known by the digest of the weights, however and wherever it did."""
+    learned: dict[str, Any] = {} if workflow.learn is None else {"segment": {"weights"}}
+    return workflow.model_dump(mode="json", by_alias=True, exclude={"learn": True} | learned)
 
 
 def _identity(parts: dict[str, Any]) -> str:

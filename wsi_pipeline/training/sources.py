@@ -4,16 +4,72 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from wsi_pipeline.errors import DatasetError
+from wsi_pipeline.models.resolve import BACKBONES
+from wsi_pipeline.qupath.origin import Origin as QuPathOrigin
+from wsi_pipeline.training.data.find import holds_shapes, open_source
 from wsi_pipeline.training.data.samples import Sample, SampleInfo, SampleSource
+from wsi_pipeline.training.data.slides import FieldOfView, Origin
 from wsi_pipeline.training.data.splits import split_groups, split_leaks
+from wsi_pipeline.training.recipe import Recipe
 
 TRAIN, VALIDATION, HELD_OUT = "train", "val", "held-out"
 _WITHOUT_VALIDATION = {TRAIN: "", VALIDATION: ", or --set hold_out=0.2 (of several groups), or --set judged=false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A data set as people name it.
+
+    Attributes:
+        path: folder of tiles, or a file of annotations.
+        slide: what annotations lie over.
+        slide_mpp: µm per level-0 px of the slide, where the user knows better than the file.
+        qupath: where the slide's pixel (0, 0) lay in QuPath.
+    """
+
+    path: Path
+    slide: Path | None = None
+    slide_mpp: float | None = None
+    qupath: QuPathOrigin = "auto"
+
+
+def open_given(given: Sequence[Given], recipe: Recipe) -> dict[str, SampleSource]:
+    """The data sets by name, which is that of their folder or file; annotations over slides are all for training.
+
+    Raises:
+        DatasetError, GeoJSONError, PromptError, OutputError, SlideError: see ``open_source``; or epochs are to be
+            judged by points.
+    """
+    clicked = [recipe.from_points and holds_shapes(one.path) for one in given]
+    if recipe.judged and (all(clicked) or (recipe.hold_out and any(clicked))):
+        raise DatasetError(
+            "points show no outlines that epochs could be judged by",
+            where="hold_out" if recipe.hold_out else "judged",
+            fix="Set judged to false, or add outlined tiles of the split val",
+        )
+    # read twice as far as a patch reaches, so that smaller scales do not show made-up surroundings
+    field = FieldOfView(2 * BACKBONES[recipe.backbone].input_size, recipe.mpp, recipe.context_factor)
+    names = [one.path.resolve().name for one in given]
+    numbered = [name if names.count(name) == 1 else f"{number}: {name}" for number, name in enumerate(names, start=1)]
+    sources = [
+        open_source(
+            one.path,
+            one.slide,
+            slide_mpp=one.slide_mpp,
+            field=field,
+            origin=Origin(split=TRAIN, qupath=one.qupath),
+            points=recipe.from_points,
+        )
+        for one in given
+    ]
+    return dict(zip(numbered, sources, strict=True))
 
 
 class Joined:
@@ -63,6 +119,18 @@ class Joined:
                 raise DatasetError(
                     f"there are no samples {what}of the split {split} (found: {found})", where="data", fix=fix
                 )
+
+    @classmethod
+    def by(cls, recipe: Recipe, sources: Sequence[SampleSource]) -> Self:
+        """Those that a recipe wants."""
+        return cls(
+            sources,
+            judged=recipe.judged,
+            hold_out=recipe.hold_out,
+            classes=recipe.classes,
+            samples=recipe.samples,
+            seed=recipe.seed,
+        )
 
     def __len__(self) -> int:
         return len(self._places)

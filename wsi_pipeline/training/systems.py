@@ -50,7 +50,7 @@ def load_recipe(system: str, path: Path | None = None, overrides: dict[str, Any]
     if system not in SYSTEMS:
         raise TrainingError(f"no such system: {system}", fix=f"Train one of {', '.join(SYSTEMS)}")
     data = _read(Path(__file__).parent / "recipes" / f"{system}.yaml")
-    changes = (_flat(_read(path)) if path else {}) | (overrides or {})
+    changes = (flat(_read(path)) if path else {}) | (overrides or {})
     for key, value in changes.items():
         set_key(data, key, value, error=TrainingError, where=path or system, fix="See the recipe's keys")
     if data["system"] != system:
@@ -67,7 +67,7 @@ def _read(path: Path) -> dict[str, Any]:
     return read_settings(path, error=TrainingError, what="recipe", fix="Write keys and values, e.g. `epochs: 20`")
 
 
-def _flat(data: dict[str, Any]) -> dict[str, Any]:
+def flat(data: dict[str, Any]) -> dict[str, Any]:
     """Keys of sections as dotted ones, so that a file can change one of them."""
     flat = {}
     for key, value in data.items():

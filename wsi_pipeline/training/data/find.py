@@ -55,4 +55,9 @@ def open_source(
 
 def is_over_slide(path: Path) -> bool:
     """Whether a path is one of annotations that lie over a slide, by its name."""
-    return path.suffix in (*_GEOJSON, _PYRAMID)
+    return holds_shapes(path) or path.suffix == _PYRAMID
+
+
+def holds_shapes(path: Path) -> bool:
+    """Whether a path is one of points and outlines from QuPath, by its name."""
+    return path.suffix in _GEOJSON

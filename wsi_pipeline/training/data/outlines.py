@@ -49,7 +49,7 @@ def open_outlines(
         DatasetError: it holds no outlines.
     """
     field, origin = field or FieldOfView(), origin or Origin()
-    found = read_qupath_prompts(path, slide.info, settings or QuPathPrompts(source="qupath"))
+    found = read_qupath_prompts(path, slide.info, settings or QuPathPrompts(source="qupath"), origin.qupath)
     drawn = [prompt for prompt in found.prompts if prompt.kind == "mask"]
     left_out = len(found.prompts) - len(drawn)
     if not drawn:

@@ -55,7 +55,7 @@ def open_points(
         DatasetError: it holds no points, none on tissue, or a single one of a class.
     """
     field, origin = field or FieldOfView(), origin or Origin()
-    found = read_qupath_prompts(path, slide.info, settings or QuPathPrompts(source="qupath"))
+    found = read_qupath_prompts(path, slide.info, settings or QuPathPrompts(source="qupath"), origin.qupath)
     for line in found.warnings:
         logger.warning("%s", line)
     clicked = [prompt for prompt in found.prompts if prompt.kind == "point"]

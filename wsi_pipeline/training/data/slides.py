@@ -10,6 +10,7 @@ import numpy as np
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.geometry import Affine2D
+from wsi_pipeline.qupath.origin import Origin as QuPathOrigin
 from wsi_pipeline.rasterise import rasterise
 from wsi_pipeline.slides.slide import Slide
 from wsi_pipeline.tiling.plan import PatchPair
@@ -41,11 +42,14 @@ class Origin:
         licence: of slide and annotations.
         group: patient; None takes the slide's name, which is right for one slide per patient only.
         split: the split it belongs to, if that is decided.
+        qupath: where the slide's pixel (0, 0) lay in QuPath; ``auto`` takes what the file does say, else what QuPath
+            does.
     """
 
     licence: str = "not stated"
     group: str | None = None
     split: str = ""
+    qupath: QuPathOrigin = "auto"
 
     def info(self, slide: Slide, name: str, class_names: Sequence[str], mpp: float) -> SampleInfo:
         group = self.group or slide.info.name
