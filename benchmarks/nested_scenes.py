@@ -20,8 +20,9 @@ _RADIUS = (62, 92)
 """Least and most of a gland, px."""
 _LUMEN = 0.42
 """Share of a gland's radius up to which there is nothing."""
-_CELL, _GAP = 27.0, 1.2
-"""Width of cells in the middle of the ring, and what is left free on each of their sides, px."""
+_CELL, _GAP = 36.0, 2.0
+"""Width of cells in the middle of the ring, and what is left free on each of their sides, px: enough to be seen in maps
+of every fourth px, as SAM's encoders give of small patches."""
 _DENSITIES = {
     GLAND: (0.20, 0.60),
     LUMEN: (0.02, 0.03),
@@ -118,7 +119,7 @@ def _inside(rng: np.random.Generator, ring: _Ring) -> tuple[np.ndarray, list[str
         (n,) int64 which of its objects each px is of: the gland, its lumen, its cells, their nuclei, their cytoplasms;
         and the names of all of them in this order.
     """
-    shares = rng.uniform((0.66, 0.26, 0.28), (0.80, 0.36, 0.36), (ring.cells, 3))
+    shares = rng.uniform((0.66, 0.22, 0.24), (0.80, 0.30, 0.31), (ring.cells, 3))
     place, along, across = shares[ring.cell].T
     height = (1 - _LUMEN) * ring.radius
     nucleus = np.hypot((ring.depth - place) * ring.radius / (along * height), ring.aside / (across * _CELL)) < 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clicks.choosing import FIRST, FULL, MIL
-from benchmarks.clicks.study import BEST, SAM_TOP
+from benchmarks.clicks.study import SAM_TOP
 from benchmarks.pages import table
 
 _LOOKS = {
@@ -66,15 +66,16 @@ def _branch(cells: Mapping[str, Any]) -> str:
 
 
 def _nuclei(nuclei: Mapping[str, Any]) -> str:
-    ways = {FULL: nuclei["chosen"], SAM_TOP: nuclei["sam"], BEST: nuclei["best"]}
+    ways = {FULL: nuclei["chosen"], SAM_TOP: nuclei["sam"], "best of them": nuclei["best"]}
     ways |= {f"proposal {number} always": value for number, value in enumerate(nuclei["each"], start=1)}
     rows = [[way, f"{value:.3f}"] for way, value in ways.items()]
     return (
         f"## Nuclei\n\n{nuclei['nuclei']} clicks on the {nuclei['tiles']} nuclei tiles of the split `val`"
         f" (at most {nuclei['clicks']} of a tile). The network is `{nuclei['file']}` (SHA-256"
         f" `{nuclei['sha256'][:12]}…`), trained on clicks on the tiles of the split `train`. There is but one class,"
-        " which is told from the background alone. Proposals 1 to 3 are LiteMedSAM's answers to boxes of growing sides"
-        f" around the click, 4 to 6 those on the patch that sees farther.\n\n{table(['who chooses', 'IoU'], rows)}"
+        " which is told from the background alone. Proposals are LiteMedSAM's answers to boxes of growing sides around"
+        " the click, and after them, where there are more than three, those on the patch that sees farther.\n\n"
+        f"{table(['who chooses', 'IoU'], rows)}"
     )
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import save_file
@@ -22,7 +22,8 @@ from wsi_pipeline.models.roles import PairImages, PromptBatch, Recogniser, Regio
 from wsi_pipeline.models.semantic_sam import build, model, official, segmenter, swin
 from wsi_pipeline.models.semantic_sam.answers import BOX, POINT, Features
 from wsi_pipeline.models.semantic_sam.asking import Asked
-from wsi_pipeline.models.semantic_sam.decoder import Judged, draw
+from wsi_pipeline.models.semantic_sam.decoder import Judged, draw, draw_at
+from wsi_pipeline.models.semantic_sam.ellipses import EllipseHead, ellipses_at
 from wsi_pipeline.models.semantic_sam.file import SemanticFacts, load_semantic_sam
 from wsi_pipeline.models.semantic_sam.mini import MiniSemanticSam
 from wsi_pipeline.models.semantic_sam.plan import class_names, semantic_files, semantic_plan
@@ -105,6 +106,41 @@ def test_the_size_of_a_click_does_not_count(network):
     (small,) = network.decode(features, torch.tensor([[[0.5, 0.5, 0, 0]]]), kinds)
     (large,) = network.decode(features, torch.tensor([[[0.5, 0.5, 0.9, 0.9]]]), kinds)
     assert torch.equal(small.masks, large.masks)
+
+
+def test_masks_at_places_are_those_that_are_drawn(network):
+    features = network.features(seen())
+    (judged,) = network.judge(features, torch.rand(1, 3, 4), torch.full((1, 3), BOX))
+    places = (torch.tensor([[40, 7], [99, 121]]) + 0.5) / 128
+    drawn = draw(features, judged.vectors)[..., [7, 121], [40, 99]]
+    torch.testing.assert_close(
+        draw_at(features, judged.vectors, places.expand(1, 3, -1, -1)), drawn, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_an_ellipse_begins_as_the_one_through_the_corners_of_its_box():
+    head = EllipseHead(32)
+    quadric = head.quadrics(torch.randn(1, 32), torch.tensor([[0.5, 0.4, 0.2, 0.4]]))
+    corner, just_outside, middle, far = torch.tensor([[0.6, 0.6], [0.605, 0.6], [0.5, 0.4], [0.0, 0.0]])
+    logits = ellipses_at(quadric, torch.stack([corner, just_outside, middle, far]))[0]
+    assert logits[0].abs() < 1e-4
+    assert logits[1] < 0
+    assert logits[2] > 0
+    assert logits[3] == -20
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=6, max_size=6), st.floats(0.1, 0.9), st.floats(0.1, 0.9))
+def test_an_ellipse_is_where_it_was_moved_and_convex(numbers, x, y):
+    head = EllipseHead(32)
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor(numbers))
+    right, down = numbers[1:3]
+    middle = torch.tensor([x + 0.3 * right, y + 0.2 * down])
+    around = middle + 0.05 * torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    quadric = head.quadrics(torch.zeros(1, 32), torch.tensor([[x, y, 0.3, 0.2]]))
+    logits = ellipses_at(quadric, torch.cat([middle[None], around]))[0]
+    assert (logits[1:] < logits[0]).all()
 
 
 def test_every_layer_answers_where_all_are_wanted_and_learns(network):

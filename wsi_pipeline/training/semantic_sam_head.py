@@ -32,6 +32,8 @@ from wsi_pipeline.workflow import ModelSettings
 
 HIT = 0.75
 """IoU from which on an answer counts as one of the true masks."""
+_ENOUGH = 24
+"""Samples that tell which of the six answers is how coarse: each of them has many clicks."""
 
 
 def _summary(scores: Sequence[Tensor]) -> Tensor:
@@ -83,11 +85,11 @@ class SemanticHead(Head[LevelBatch]):
     def batches(self, source: Joined, embeddings: Path) -> SemanticBatches:
         features = FrozenFeatures.of(self._sam, embeddings, self._device)
         self._batches = SemanticBatches(self._recipe, source, features, self._device)
-        self._measured_on = source.numbers(source.judged_on or TRAIN)
+        self._measured_on = source.numbers(source.judged_on or TRAIN)[:_ENOUGH]
         return self._batches
 
     def metadata(self) -> dict[str, str]:
-        """What the file says: which of the six answers is how coarse was measured on what epochs are judged on."""
+        """What the file says; how coarse each answer is was measured on some of what epochs are judged on."""
         levels = self._levels()
         return SemanticFacts(backbone=self._recipe.backbone, settings=self.module.settings, levels=levels).metadata()
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from wsi_pipeline.errors import PromptError
 from wsi_pipeline.models.roles import PromptBatch
 from wsi_pipeline.models.semantic_sam.answers import BOX, POINT, Features
-from wsi_pipeline.models.semantic_sam.decoder import Judged
+from wsi_pipeline.models.semantic_sam.decoder import Judged, draw_at
 
 _NOWHERE = -1
 
@@ -69,8 +69,7 @@ class Asked:
 
     def best(self, judged: Judged, features: Features) -> Tensor:
         """(B, n) numbers of the answers to n prompts on B images that are surest of those that suit the points best."""
-        values = F.grid_sample(features.masks, 2 * self.points - 1, align_corners=False)
-        inside = torch.einsum("bcnk,bngc->bngk", values, judged.vectors) > 0
+        inside = draw_at(features, judged.vectors, self.points) > 0
         said = self.labels.unsqueeze(2)
         suits = ((inside == (said == 1)) & (said != _NOWHERE)).sum(dim=-1)
         return judged.quality.masked_fill(suits < suits.amax(dim=-1, keepdim=True), -torch.inf).argmax(dim=-1)

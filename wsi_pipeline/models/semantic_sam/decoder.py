@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, cast
 
+import torch
 from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsi_pipeline.models.semantic_sam.answers import GUESSES, Answers, Features, Shapes
 from wsi_pipeline.models.semantic_sam.deformable import MultiScaleDeformableAttention
+from wsi_pipeline.models.semantic_sam.ellipses import EllipseHead, ellipses_at
 from wsi_pipeline.models.semantic_sam.pixel_decoder import LEVELS
-from wsi_pipeline.models.semantic_sam.positions import box_sine, inverse_sigmoid
+from wsi_pipeline.models.semantic_sam.positions import box_sine, cell_centres, inverse_sigmoid
 
 _RARE = 0.01
 """Probability that untrained heads give every class, so that the focal loss starts small (Lin et al. 2017)."""
@@ -25,7 +27,7 @@ class Judged(NamedTuple):
     """What a layer's queries say, masks not yet drawn.
 
     Attributes:
-        vectors: (B, n, 6, C) whose products with ``Features.masks`` are the masks.
+        vectors: (B, n, 6, C) whose products with ``Features.masks`` are the masks; with ellipses, followed by quadrics.
         quality, boxes, objects, parts: as of ``Answers``.
     """
 
@@ -41,9 +43,27 @@ class Judged(NamedTuple):
 
 
 def draw(features: Features, vectors: Tensor) -> Tensor:
-    """Masks (B, ..., h, w) of vectors (B, ..., C)."""
-    masks = vectors.flatten(1, -2) @ features.masks.flatten(2)
-    return masks.unflatten(1, vectors.shape[1:-1]).unflatten(-1, features.masks.shape[-2:])
+    """Masks (B, ..., h, w) of ``Judged.vectors`` (B, ..., C)."""
+    shape = (features.masks.shape[-2], features.masks.shape[-1])
+    products, quadrics = _apart(vectors.flatten(1, -2), features)
+    masks = products @ features.masks.flatten(2)
+    if quadrics is not None:
+        masks = masks + ellipses_at(quadrics, cell_centres((shape,), masks.device))
+    return masks.unflatten(1, vectors.shape[1:-1]).unflatten(-1, shape)
+
+
+def draw_at(features: Features, vectors: Tensor, places: Tensor) -> Tensor:
+    """The same masks at places alone: (B, n, g, k) of vectors (B, n, g, C) at places (B, n, k, 2) x, y."""
+    products, quadrics = _apart(vectors, features)
+    values = F.grid_sample(features.masks, 2 * places - 1, align_corners=False)
+    masks = torch.einsum("bcnk,bngc->bngk", values, products)
+    return masks if quadrics is None else masks + ellipses_at(quadrics, places)
+
+
+def _apart(vectors: Tensor, features: Features) -> tuple[Tensor, Tensor | None]:
+    """What is multiplied with features, and the quadrics, if masks are drawn with ellipses."""
+    width = features.masks.shape[1]
+    return vectors[..., :width], vectors[..., width:] if vectors.shape[-1] > width else None
 
 
 class DecoderLayer(nn.Module):
@@ -94,10 +114,20 @@ class GranularityDecoder(nn.Module):
         layers: of the decoder.
         heads, points, ffn: of each.
         objects, parts: how many classes of objects and of parts are told apart.
+        ellipses: whether masks are drawn with ellipses, too; not published.
     """
 
     def __init__(
-        self, width: int, *, layers: int, heads: int, points: int, ffn: int, objects: int = 0, parts: int = 0
+        self,
+        width: int,
+        *,
+        layers: int,
+        heads: int,
+        points: int,
+        ffn: int,
+        objects: int = 0,
+        parts: int = 0,
+        ellipses: bool = False,
     ) -> None:
         super().__init__()
         self._width = width
@@ -113,6 +143,7 @@ class GranularityDecoder(nn.Module):
         self.iou_prediction_head = MLP(width, width, 1, 3)
         self.object_head = _class_head(width, objects)
         self.part_head = _class_head(width, parts)
+        self.ellipse_head = EllipseHead(width) if ellipses else None
         # boxes start where they are
         nn.init.zeros_(self.bbox_embed.layers[-1].weight)
         nn.init.zeros_(self.bbox_embed.layers[-1].bias)
@@ -150,10 +181,13 @@ class GranularityDecoder(nn.Module):
     def _judge(self, state: Tensor, references: Tensor) -> Judged:
         # twice, as published
         state = self.norm(self.norm(state))
+        vectors, boxes = self.mask_embed(state), self._moved(references, state)
+        if self.ellipse_head is not None:
+            vectors = torch.cat([vectors, self.ellipse_head.quadrics(state, boxes)], dim=-1)
         return Judged(
-            self.mask_embed(state),
+            vectors,
             self.iou_prediction_head(state).squeeze(-1),
-            self._moved(references, state),
+            boxes,
             None if self.object_head is None else self.object_head(state),
             None if self.part_head is None else self.part_head(state),
         )

@@ -1,4 +1,8 @@
-"""The small Semantic-SAM, on what SAM's frozen encoder gives: the published decoder, narrow and shallow."""
+"""The small Semantic-SAM, on what SAM's frozen encoder gives: the published decoder, narrow and shallow.
+
+It learns from some hundred tiles what the published one learns from a billion masks. So clicks begin as larger boxes,
+in which it sees what is around them, and masks are drawn with ellipses around the boxes.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,9 @@ class MiniSemanticSam(SemanticNetwork):
                 **size,
                 objects=len(settings.objects),
                 parts=len(settings.parts),
+                ellipses=True,
             ),
+            click=settings.click,
         )
         self.settings = settings
         self.early = nn.Sequential(nn.Conv2d(early_channels, CHANNELS, 1), LayerNorm2d(CHANNELS))

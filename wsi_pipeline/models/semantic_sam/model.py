@@ -27,7 +27,7 @@ class SemanticSam(SemanticNetwork):
         size = SWIN_SIZES[backbone]
         super().__init__(
             PixelDecoder(size.channels, WIDTH, layers=_ENCODER_LAYERS, **_LAYER),
-            GranularityDecoder(WIDTH, layers=_DECODER_LAYERS, **_LAYER),
+            GranularityDecoder(WIDTH, layers=_DECODER_LAYERS, **_LAYER, ellipses=False),
         )
         self.backbone = Swin(size)
 

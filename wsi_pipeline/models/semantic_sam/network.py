@@ -20,11 +20,12 @@ class SemanticNetwork(nn.Module, ABC):
     Args:
         pixel_decoder: mixes the maps.
         decoder: answers prompts.
+        click: side of the box that a click counts as, share of the image's.
     """
 
-    def __init__(self, pixel_decoder: PixelDecoder, decoder: GranularityDecoder) -> None:
+    def __init__(self, pixel_decoder: PixelDecoder, decoder: GranularityDecoder, *, click: float = CLICK_SIZE) -> None:
         super().__init__()
-        self.pixel_decoder, self.decoder = pixel_decoder, decoder
+        self.pixel_decoder, self.decoder, self._click = pixel_decoder, decoder, click
 
     @abstractmethod
     def features(self, seen: Any) -> Features:
@@ -55,6 +56,6 @@ class SemanticNetwork(nn.Module, ABC):
         self, features: Features, boxes: Tensor, kinds: Tensor, *, isolate: bool = True, every_layer: bool = False
     ) -> list[Judged]:
         """The same before masks are drawn."""
-        clicks = torch.cat([boxes[..., :2], torch.full_like(boxes[..., 2:], CLICK_SIZE)], dim=-1)
+        clicks = torch.cat([boxes[..., :2], torch.full_like(boxes[..., 2:], self._click)], dim=-1)
         boxes = torch.where((kinds == POINT).unsqueeze(-1), clicks, boxes)
         return self.decoder(features, boxes, kinds, isolate=isolate, every_layer=every_layer)

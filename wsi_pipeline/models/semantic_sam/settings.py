@@ -20,6 +20,9 @@ class SemanticSettings(Section):
     heads: int = Field(8, ge=1, description="of attention")
     points: int = Field(4, ge=1, description="places that each head of deformable attention looks at on each level")
     ffn: int = Field(512, ge=16, description="width of the layers between attentions; published: 2048")
+    click: float = Field(
+        0.1, gt=0, le=1, description="side of the box that a click counts as, share of the patch's; published: 0.005"
+    )
     encoder_layers: int = Field(1, ge=0, description="deformable layers that mix the levels; published: 6")
     objects: tuple[str, ...] = Field((), description="classes of whole objects; none: they are not named")
     parts: tuple[str, ...] = Field((), description="classes of parts of objects; none: they are not named")
