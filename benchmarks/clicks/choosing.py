@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -30,6 +30,7 @@ WAYS: dict[str, SelectorSettings] = {
     NO_BMS: _SETTINGS.model_copy(update={"mining": False}),
 }
 """Parts of the method that are used; ``FIRST`` is what the full one chooses before it looks again."""
+Losses = Callable[[list[Tensor], int], dict[str, Tensor]]
 RATE = 1e-3
 FIRST_TEST = 700_000
 """Seed of the first scene to measure on."""
@@ -75,16 +76,24 @@ def order(count: int, steps: int, seed: int) -> Iterator[int]:
 
 
 def trained_selector(scenes: Sequence[CellScene], way: SelectorSettings, seed: int, steps: int) -> SapNet:
-    """A network that learned to choose, one scene a step."""
-    network = small_network(way, CLASSES, seed, instances=False).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE)
+    """A network that learned to choose."""
+    network = small_network(way, CLASSES, seed, instances=False)
     generator = torch.Generator().manual_seed(seed)
+
+    def losses(levels: list[Tensor], number: int) -> dict[str, Tensor]:
+        return sapnet_losses(network, levels, clicks_of(scenes[number]), None, PATCH, generator=generator)
+
+    return fitted(network, scenes, losses, seed, steps)
+
+
+def fitted(network: SapNet, scenes: Sequence[CellScene], losses: Losses, seed: int, steps: int) -> SapNet:
+    """The network after so many steps, one scene each; ``losses`` are those of a scene's maps and of its number."""
+    network.train()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE)
     for number in order(len(scenes), steps, seed):
-        scene = scenes[number]
-        levels = network.levels(pixels_of(scene))
-        losses = sapnet_losses(network, levels, clicks_of(scene), None, PATCH, generator=generator)
+        found = losses(network.levels(pixels_of(scenes[number])), number)
         optimiser.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        torch.stack(list(found.values())).sum().backward()
         optimiser.step()
     return network.eval()
 
@@ -104,9 +113,12 @@ def mean_iou(scenes: Sequence[CellScene], chosen: Sequence[np.ndarray]) -> float
 
 def ious(scene: CellScene, chosen: np.ndarray) -> np.ndarray:
     """(n,) of the chosen proposals with the whole cells."""
-    masks = scene.proposals[np.arange(len(chosen)), chosen]
-    both, either = masks & scene.cells, masks | scene.cells
-    found: np.ndarray = both.sum(axis=(1, 2)) / either.sum(axis=(1, 2))
+    return iou_of(scene.proposals[np.arange(len(chosen)), chosen], scene.cells)
+
+
+def iou_of(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of masks (..., h, w) bool with others that fit them."""
+    found: np.ndarray = (masks & others).sum(axis=(-2, -1)) / (masks | others).sum(axis=(-2, -1))
     return found
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.cell_scenes import CLASSES, CellScene
-from benchmarks.clicks.choosing import FULL, PATCH, RATE, WAYS, order, pixels_of
+from benchmarks.clicks.choosing import FULL, PATCH, WAYS, fitted, iou_of, pixels_of
 from benchmarks.clicks.small_network import small_network
 from wsi_pipeline.models.coarse_prompts import bounding_boxes
 from wsi_pipeline.models.sapnet.network import SapNet
@@ -19,18 +20,15 @@ MATCH_IOU, MIN_SCORE, MOST = 0.5, 0.05, 100
 
 
 def trained_branch(scenes: Sequence[CellScene], masks: Sequence[np.ndarray], seed: int, steps: int) -> SapNet:
-    """A network whose instance branch learned masks (n, S, S) bool of each scene's cells, one scene a step."""
-    network = small_network(WAYS[FULL], CLASSES, seed, instances=True).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE)
-    for number in order(len(scenes), steps, seed):
+    """A network whose instance branch learned masks (n, S, S) bool of each scene's cells."""
+    network = small_network(WAYS[FULL], CLASSES, seed, instances=True)
+
+    def losses(levels: list[Tensor], number: int) -> dict[str, Tensor]:
         kinds, learned = torch.from_numpy(scenes[number].kinds), masks[number]
         boxes = torch.from_numpy(bounding_boxes(learned))
-        levels = network.levels(pixels_of(scenes[number]))
-        losses = solo_losses(network, levels, torch.zeros_like(kinds), kinds, boxes, torch.from_numpy(learned)[:, None])
-        optimiser.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        optimiser.step()
-    return network.eval()
+        return solo_losses(network, levels, torch.zeros_like(kinds), kinds, boxes, torch.from_numpy(learned)[:, None])
+
+    return fitted(network, scenes, losses, seed, steps)
 
 
 def average_precision(network: SapNet, scenes: Sequence[CellScene]) -> float:
@@ -58,8 +56,7 @@ def _judged(network: SapNet, scene: CellScene) -> tuple[np.ndarray, np.ndarray, 
     masks = np.concatenate([np.zeros((0, *PATCH), bool), *(group.masks.on_patch(PATCH[0]) for group in groups)])
     right, taken = np.zeros(len(scores), bool), np.zeros(len(scene.kinds), bool)
     for row in np.argsort(-scores, kind="stable"):
-        both, either = masks[row] & scene.cells, masks[row] | scene.cells
-        iou = both.sum(axis=(1, 2)) / either.sum(axis=(1, 2)) * (scene.kinds == kinds[row] - 1) * ~taken
+        iou = iou_of(masks[row], scene.cells) * (scene.kinds == kinds[row] - 1) * ~taken
         if iou.max() >= MATCH_IOU:
             right[row] = taken[iou.argmax()] = True
     return scores, kinds - 1, right

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.clicks.choosing import iou_of
 from wsi_pipeline.models.registry import build_segmenter
 from wsi_pipeline.models.roles import PairImages, PromptBatch
 from wsi_pipeline.models.sapnet.build import build_proposals
@@ -53,9 +54,9 @@ def clicked_nuclei(data: Path, weights: Path) -> dict[str, Any]:
         low = None if sample.low is None else sample.low.image[None]
         pair = PairImages(sample.high.image[None], low, facts.context_factor)
         proposed = proposals.propose(proposals.encode(pair), 0, points[some])
-        ious.append(_iou(proposed.all_masks(), nuclei[:, None]))
+        ious.append(iou_of(proposed.all_masks(), nuclei[:, None]))
         scores.append(np.where(proposed.valid, proposed.scores, -1))
-        chosen.append(_iou(_selected(selector, pair, points[some]), nuclei))
+        chosen.append(iou_of(_selected(selector, pair, points[some]), nuclei))
     iou, score = np.concatenate(ious), np.concatenate(scores)
     return {
         "file": weights.name,
@@ -79,9 +80,3 @@ def _selected(selector: SapNetSelector, pair: PairImages, points: np.ndarray) ->
         classes=np.full(len(points), CLASS),
     )
     return selector.decode(selector.encode(pair), asked).on_patch(selector.input_size)
-
-
-def _iou(masks: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
-    """Of masks (..., S, S) with nuclei."""
-    found: np.ndarray = (masks & nuclei).sum(axis=(-2, -1)) / (masks | nuclei).sum(axis=(-2, -1))
-    return found

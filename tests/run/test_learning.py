@@ -14,11 +14,11 @@ import pytest
 
 from wsi_pipeline.errors import DatasetError, TrainingError, WorkflowError
 from wsi_pipeline.run import learning
-from wsi_pipeline.run.learning import OUTLINED, RECORD, Clicked, Lesson, finding, learn, outlining
+from wsi_pipeline.run.learning import OUTLINED, RECORD, ClickedSlide, Lesson, finding, learn, outlining
 from wsi_pipeline.run.lease import Lease
 from wsi_pipeline.run.requests import LEARNED, SlideRequest
 from wsi_pipeline.run.retry import asked_before
-from wsi_pipeline.run.slide import _facts_of
+from wsi_pipeline.run.slide import workflow_facts
 from wsi_pipeline.training import sapnet_head
 from wsi_pipeline.training.loop import Training
 from wsi_pipeline.workflow import Workflow, load_workflow
@@ -100,7 +100,7 @@ def run(tiny: None, slide: Path, tmp_path: Path) -> Callable[..., tuple[Path, To
 
     def call(output: Path, workflow: Workflow | None = None, **options: Any) -> tuple[Path, Told]:
         told = Told()
-        clicked = [Clicked(SlideRequest(str(slide)), points, None)]
+        clicked = [ClickedSlide(SlideRequest(str(slide)), points, None)]
         lesson = Lesson.of(workflow or workflow_of())
         weights = learn(lesson, clicked, output, staging=tmp_path / "staged", reporter=told, **options)  # type: ignore[arg-type]
         return weights, told
@@ -237,8 +237,8 @@ def test_clicks_and_slides_are_looked_at_as_they_were_learned_from() -> None:
 def test_results_follow_from_the_weights_and_not_from_how_or_where_they_were_learned() -> None:
     one = finding(workflow_of(), Path("here/w.safetensors"))
     other = finding(workflow_of(learn__set={"epochs": 9}), Path("there/w.safetensors"))
-    assert _facts_of(one) == _facts_of(other)
-    assert _facts_of(one) != _facts_of(finding(workflow_of(segment__min_iou=0.7), Path("here/w.safetensors")))
+    assert workflow_facts(one) == workflow_facts(other)
+    assert workflow_facts(one) != workflow_facts(finding(workflow_of(segment__min_iou=0.7), Path("here/w.safetensors")))
 
 
 def test_retry_learns_again_what_has_changed(tmp_path: Path) -> None:

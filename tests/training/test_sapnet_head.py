@@ -82,7 +82,7 @@ def tiny(small_sam: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begun(folder: Path, **changes: Any) -> Training:
     recipe = load_recipe("sapnet", overrides=QUICK | changes)
-    return Training(recipe, Joined.by(recipe, [Discs()]), folder, folder.parent / "embeddings")
+    return Training(recipe, Joined.for_recipe(recipe, [Discs()]), folder, folder.parent / "embeddings")
 
 
 def written(training: Training, folder: Path) -> Path:

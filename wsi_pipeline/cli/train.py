@@ -10,7 +10,7 @@ import typer
 from wsi_pipeline.errors import EXIT_INTERRUPTED, DatasetError
 
 if TYPE_CHECKING:
-    from wsi_pipeline.training.sources import Given
+    from wsi_pipeline.training.sources import DataSet
 
 
 def train(
@@ -61,14 +61,14 @@ def train(
     from wsi_pipeline.training.progress import reporter_for
     from wsi_pipeline.training.ranks import Ranks
     from wsi_pipeline.training.result import write_result
-    from wsi_pipeline.training.sources import Joined, open_given
+    from wsi_pipeline.training.sources import Joined, open_data_sets
 
     device = pick_device(device, where="--device")
     ranks = Ranks.joined(device)
-    sources = open_given(_given(data, slide or []), chosen)
+    sources = open_data_sets(_data_sets(data, slide or []), chosen)
     training = Training(
         chosen,
-        Joined.by(chosen, list(sources.values())),
+        Joined.for_recipe(chosen, list(sources.values())),
         output,
         cache_embeddings or output / "embeddings",
         device=ranks.device(device),
@@ -85,10 +85,10 @@ def train(
         typer.echo(f"weights: {write_result(training, sources, output)}")
 
 
-def _given(data: list[Path], slides: list[Path]) -> list[Given]:
+def _data_sets(data: list[Path], slides: list[Path]) -> list[DataSet]:
     """The data sets, each file of annotations with its slide."""
     from wsi_pipeline.training.data.find import is_over_slide
-    from wsi_pipeline.training.sources import Given
+    from wsi_pipeline.training.sources import DataSet
 
     wanted = [path for path in data if is_over_slide(path)]
     if len(wanted) != len(slides):
@@ -98,4 +98,4 @@ def _given(data: list[Path], slides: list[Path]) -> list[Given]:
             fix="Name the slide of each GeoJSON or masks.ome.zarr, in their order",
         )
     of = dict(zip(wanted, slides, strict=True))
-    return [Given(path, of.get(path)) for path in data]
+    return [DataSet(path, of.get(path)) for path in data]

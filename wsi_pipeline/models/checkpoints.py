@@ -59,15 +59,16 @@ _VARIANT_NAMES = {
     "vit_l": "vit_l",
     "vit_h": "vit_h",
 }
-_PARTS = {
-    "domain-decoder": frozenset({"entry", "upscaling", "outlines", "maps"}),
-    "lora-sam": frozenset({"neck", "head"}),
-    "ov-sam": frozenset({"norm", "convolution", "projection", "log_scale"}),
-    "sapnet": frozenset({"backbone", "scorer"}),
-    "semantic-sam": frozenset({"pixel_decoder", "decoder"}),
-}
-"""Beginnings of keys that tell kinds of files without an image encoder of the SAM family from all others."""
-_PUBLISHED_SEMANTIC = re.compile(r"^(?:model\.)?sem_seg_head\.")
+_PARTS = (
+    ("domain-decoder", frozenset({"entry", "upscaling", "outlines", "maps"})),
+    ("lora-sam", frozenset({"neck", "head"})),
+    ("ov-sam", frozenset({"norm", "convolution", "projection", "log_scale"})),
+    ("sapnet", frozenset({"backbone", "scorer"})),
+    ("semantic-sam", frozenset({"pixel_decoder", "decoder"})),
+    ("semantic-sam", frozenset({"sem_seg_head"})),
+)
+"""Beginnings of keys that tell kinds of files without an image encoder of the SAM family from all others; those of
+published Semantic-SAM are under ``model.``."""
 _SHOWN = 3
 
 
@@ -78,8 +79,7 @@ class Contents:
     Attributes:
         kind: ``sam``, ``hq-sam``, ``pa-sam``, ``wsi-sam``, ``wsi-heads``, ``sam-decoder``, ``hq-decoder``,
             ``pa-decoder``, ``domain-decoder``, ``lora-sam``, ``ov-sam``, ``sam-clip``, ``sapnet`` or ``semantic-sam``.
-            An HQ decoder and a WSI-SAM branch have the same keys:
-            only the caller knows which.
+            An HQ decoder and a WSI-SAM branch have the same keys: only the caller knows which.
         variants: the image encoders it holds or fits; several when shapes cannot tell, empty when any fits.
     """
 
@@ -137,12 +137,10 @@ def identify(state: Mapping[str, Tensor], *, where: object = None) -> Contents:
     Raises:
         WeightsError: none of the SAM family.
     """
-    parts = {key.partition(".")[0] for key in state}
-    for kind, needed in _PARTS.items():
+    parts = {key.removeprefix("model.").partition(".")[0] for key in state}
+    for kind, needed in _PARTS:
         if parts >= needed:
             return Contents(kind, ())
-    if any(map(_PUBLISHED_SEMANTIC.match, state)):
-        return Contents("semantic-sam", ())
     if "clip_head" in parts:
         return Contents("sam-clip", _encoder_variants(state, "image_encoder."))
     if {"high", "low"} <= parts:

@@ -21,6 +21,7 @@ from wsi_pipeline.run.flow import Flow
 from wsi_pipeline.run.folder import Shard, open_folder, remove_partial_files, slides_in
 from wsi_pipeline.run.ledger import FINISHED, Ledger
 from wsi_pipeline.run.progress import Everybody, Reporter, reporter_for
+from wsi_pipeline.run.prompt_files import file_of_points, file_of_prompts
 from wsi_pipeline.run.provenance import host_facts, read_json, write_json
 from wsi_pipeline.run.recipes import Models, make_ready, models_part, name_models
 from wsi_pipeline.run.report import write_report
@@ -28,7 +29,7 @@ from wsi_pipeline.run.requests import Settings, SlideRequest, can_be_folder, rea
 from wsi_pipeline.run.slide_pool import SlidePool
 from wsi_pipeline.run.snapshot import snapshots
 from wsi_pipeline.run.walk import Recipe, RunContext, SlideTask
-from wsi_pipeline.workflow import QuPathPrompts, Workflow, change_workflow
+from wsi_pipeline.workflow import Workflow, change_workflow
 
 Result = TypeVar("Result")
 
@@ -111,12 +112,12 @@ def _learn_and_run(
     reporter: Reporter,
 ) -> int:
     """Learn from the slides with points, outline these points, and then run all slides with what was learned."""
-    from wsi_pipeline.run.learning import LEARNED, OUTLINED, Clicked, Lesson, finding, learn, outlining
+    from wsi_pipeline.run.learning import LEARNED, OUTLINED, ClickedSlide, Lesson, finding, learn, outlining
 
     lesson = Lesson.of(workflow)
-    points = [_points_of(request, len(requests), options) for request in requests]
+    points = [file_of_points(request, len(requests), options.prompts) for request in requests]
     clicked = [
-        Clicked(request, path, request.mpp or options.mpp)
+        ClickedSlide(request, path, request.mpp or options.mpp)
         for request, path in zip(requests, points, strict=True)
         if path is not None
     ]
@@ -158,7 +159,10 @@ def _run(
     """Run a workflow over slides that were given so; returns the exit code."""
     change = partial(change_workflow, workflow)
     models = name_models((one.settings for one in requests), change)
-    prompts = [_prompts_of(one, len(requests), models[models_part(one.settings)].workflow, options) for one in requests]
+    prompts = [
+        file_of_prompts(one, len(requests), models[models_part(one.settings)].workflow, options.prompts)
+        for one in requests
+    ]
 
     def work(ledger: Ledger, told: Reporter) -> int:
         for note in dict.fromkeys(note for one in models.values() for note in one.notes):
@@ -341,52 +345,6 @@ def _as_given(source: str | Path) -> str:
     from wsi_pipeline.slides.urls import is_remote, shown
 
     return shown(str(source)) if is_remote(str(source)) else os.path.abspath(source)
-
-
-def _prompts_of(request: SlideRequest, slides: int, workflow: Workflow, options: RunOptions) -> Path | None:
-    """A slide's prompt file, where the workflow wants one."""
-    given = request.prompts or options.prompts
-    if not isinstance(workflow.prompts, QuPathPrompts):
-        if given is not None and not workflow.takes_files:
-            raise PromptError(
-                f"the workflow {workflow.name} takes no prompt file", where=given, fix="Leave out --prompts"
-            )
-        return None
-    source = given or workflow.prompts.file
-    if source is None:
-        raise PromptError(
-            f"the workflow {workflow.name} needs prompts", where=workflow.name, fix="Give --prompts annotations.geojson"
-        )
-    return _file_of(request, source, slides, options)
-
-
-def _points_of(request: SlideRequest, slides: int, options: RunOptions) -> Path | None:
-    """A slide's file of points to learn from; that many have none is as it should be."""
-    given = request.prompts or options.prompts
-    source = None if given is None else _file_of(request, given, slides, options)
-    return source if source is not None and source.exists() else None
-
-
-def _file_of(request: SlideRequest, source: Path, slides: int, options: RunOptions) -> Path:
-    """A slide's file among what was given: a file, or a folder of them."""
-    from wsi_pipeline.slides.slide import slide_name
-
-    if not source.exists():
-        raise PromptError("no such file", where=source, fix="Check the path")
-    if source.is_dir():
-        return _prompt_in(source, slide_name(request.source))
-    if slides > 1 and source == options.prompts:
-        raise PromptError(
-            "one prompt file cannot serve several slides", where=source, fix="Give a folder with one file per slide"
-        )
-    return source
-
-
-def _prompt_in(folder: Path, name: str) -> Path:
-    for suffix in (".geojson", ".geojson.gz", ".json", ".zip"):
-        if (folder / f"{name}{suffix}").is_file():
-            return folder / f"{name}{suffix}"
-    return folder / f"{name}.geojson"  # reported as missing when the slide's turn comes
 
 
 def _assign_ids(requests: Sequence[SlideRequest], ledger: Ledger, reporter: Reporter) -> list[str]:

@@ -27,7 +27,7 @@ from wsi_pipeline.workflow import SegmentSettings, Workflow, change_workflow, lo
 if TYPE_CHECKING:
     from wsi_pipeline.run.progress import Reporter
     from wsi_pipeline.training.recipe import Recipe
-    from wsi_pipeline.training.sources import Given
+    from wsi_pipeline.training.sources import DataSet
 
 OUTLINED = "clicks"
 """Output folder, inside that of what was learned, of the run that outlines the clicks; its workflow's name."""
@@ -40,7 +40,7 @@ _PARTS = {"recipe": "recipe", "slides": "points or their slides"}
 
 
 @dataclass(frozen=True, slots=True)
-class Clicked:
+class ClickedSlide:
     """A slide that somebody clicked on.
 
     Attributes:
@@ -66,12 +66,12 @@ class Clicked:
         name = slide_name(source)
         return {"name": name, "slide": version, "mpp": self.mpp, "points": file_sha256(self.points)}
 
-    def given(self, staging: Path, origin: QuPathOrigin) -> Given:
+    def data_set(self, staging: Path, origin: QuPathOrigin) -> DataSet:
         """Its points as a data set; a remote slide is copied here, for the outlining of its clicks, too."""
-        from wsi_pipeline.training.sources import Given
+        from wsi_pipeline.training.sources import DataSet
 
         source = self.request.source
-        return Given(self.points, stage(source, staging) if is_remote(source) else Path(source), self.mpp, origin)
+        return DataSet(self.points, stage(source, staging) if is_remote(source) else Path(source), self.mpp, origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def finding(workflow: Workflow, weights: Path) -> Workflow:
 
 def learn(
     lesson: Lesson,
-    clicked: Sequence[Clicked],
+    clicked: Sequence[ClickedSlide],
     output: Path,
     *,
     embeddings: Path | None = None,
@@ -200,7 +200,7 @@ def learn(
         write_json(folder / RECORD, {"made_from": made_from})
         count = len(clicked)
         reporter.say(f"{LEARNED}: learning from the points of {count} slide{'s' * (count > 1)}")
-        _train(lesson, [one.given(staging, lesson.origin) for one in clicked], folder, embeddings, reporter)
+        _train(lesson, [one.data_set(staging, lesson.origin) for one in clicked], folder, embeddings, reporter)
         write_json(folder / RECORD, {"made_from": made_from, "sha256": file_sha256(weights)})
         if not keep_scratch:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -228,21 +228,21 @@ def _alone(folder: Path, reporter: Reporter) -> Iterator[None]:
         yield
 
 
-def _train(lesson: Lesson, given: Sequence[Given], folder: Path, embeddings: Path | None, reporter: Reporter) -> None:
+def _train(lesson: Lesson, given: Sequence[DataSet], folder: Path, embeddings: Path | None, reporter: Reporter) -> None:
     """Leave weights, their card and the curves in the folder; what is needed to go on lies in its scratch folder."""
     from wsi_pipeline.models.precision import pick_device
     from wsi_pipeline.training.loop import Training
     from wsi_pipeline.training.result import write_result
-    from wsi_pipeline.training.sources import Joined, open_given
+    from wsi_pipeline.training.sources import Joined, open_data_sets
 
-    sources, recipe, scratch = open_given(given, lesson.recipe), lesson.recipe, folder / SCRATCH
+    sources, recipe, scratch = open_data_sets(given, lesson.recipe), lesson.recipe, folder / SCRATCH
     if not lesson.classes:
         infos = [info for source in sources.values() for info in source.infos]
         found = sorted({name for info in infos for name in info.class_names})
         recipe = recipe.model_copy(update={"classes": tuple(found)})
     training = Training(
         recipe,
-        Joined.by(recipe, list(sources.values())),
+        Joined.for_recipe(recipe, list(sources.values())),
         scratch,
         embeddings or scratch / "embeddings",
         device=pick_device(lesson.device),

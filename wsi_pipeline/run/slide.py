@@ -104,7 +104,7 @@ def _parts(task: SlideTask, context: RunContext, info: SlideInfo) -> dict[str, A
     tissue = recipe.workflow.tissue.mask
     return {
         "wsi_pipeline": __version__,
-        "workflow": _facts_of(recipe.workflow),
+        "workflow": workflow_facts(recipe.workflow),
         "weights": recipe.weights,
         "dtypes": dict(recipe.dtypes),
         "threads": context.threads,
@@ -116,7 +116,7 @@ def _parts(task: SlideTask, context: RunContext, info: SlideInfo) -> dict[str, A
     }
 
 
-def _facts_of(workflow: Workflow) -> dict[str, Any]:
+def workflow_facts(workflow: Workflow) -> dict[str, Any]:
     """A workflow's settings; what it learned is known by the digest of the weights, however and wherever it did."""
     learned: dict[str, Any] = {} if workflow.learn is None else {"segment": {"weights"}}
     return workflow.model_dump(mode="json", by_alias=True, exclude={"learn": True} | learned)

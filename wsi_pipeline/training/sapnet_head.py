@@ -100,7 +100,7 @@ class SapNetHead(Head[ClickBatch]):
         return SapNetBatches(recipe, source, self._show(embeddings), kept, self._device)
 
     def _show(self, embeddings: Path) -> Callable[[np.ndarray], Any]:
-        if isinstance(self.module.backbone, ImagePyramid):
+        if self.module.takes_pixels:
             return partial(to_tensor, device=self._device)
         return FrozenFeatures.of(self._sam, embeddings, self._device)
 

@@ -24,7 +24,7 @@ _WITHOUT_VALIDATION = {TRAIN: "", VALIDATION: ", or --set hold_out=0.2 (of sever
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class DataSet:
     """A data set as people name it.
 
     Attributes:
@@ -40,14 +40,14 @@ class Given:
     qupath: QuPathOrigin = "auto"
 
 
-def open_given(given: Sequence[Given], recipe: Recipe) -> dict[str, SampleSource]:
+def open_data_sets(data_sets: Sequence[DataSet], recipe: Recipe) -> dict[str, SampleSource]:
     """The data sets by name, which is that of their folder or file; annotations over slides are all for training.
 
     Raises:
         DatasetError, GeoJSONError, PromptError, OutputError, SlideError: see ``open_source``; or epochs are to be
             judged by points.
     """
-    clicked = [recipe.from_points and holds_shapes(one.path) for one in given]
+    clicked = [recipe.from_points and holds_shapes(one.path) for one in data_sets]
     if recipe.judged and (all(clicked) or (recipe.hold_out and any(clicked))):
         raise DatasetError(
             "points show no outlines that epochs could be judged by",
@@ -56,7 +56,7 @@ def open_given(given: Sequence[Given], recipe: Recipe) -> dict[str, SampleSource
         )
     # read twice as far as a patch reaches, so that smaller scales do not show made-up surroundings
     field = FieldOfView(2 * BACKBONES[recipe.backbone].input_size, recipe.mpp, recipe.context_factor)
-    names = [one.path.resolve().name for one in given]
+    names = [one.path.resolve().name for one in data_sets]
     numbered = [name if names.count(name) == 1 else f"{number}: {name}" for number, name in enumerate(names, start=1)]
     sources = [
         open_source(
@@ -67,7 +67,7 @@ def open_given(given: Sequence[Given], recipe: Recipe) -> dict[str, SampleSource
             origin=Origin(split=TRAIN, qupath=one.qupath),
             points=recipe.from_points,
         )
-        for one in given
+        for one in data_sets
     ]
     return dict(zip(numbered, sources, strict=True))
 
@@ -121,7 +121,7 @@ class Joined:
                 )
 
     @classmethod
-    def by(cls, recipe: Recipe, sources: Sequence[SampleSource]) -> Self:
+    def for_recipe(cls, recipe: Recipe, sources: Sequence[SampleSource]) -> Self:
         """Those that a recipe wants."""
         return cls(
             sources,

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from wsi_pipeline.models.sapnet.backbone import ImagePyramid
 from wsi_pipeline.models.sapnet.generator import Negatives, negatives, positives
 from wsi_pipeline.models.sapnet.guidance import point_distance_guidance
 from wsi_pipeline.models.sapnet.refinement import nearest_proposal, ranked_proposals, refine_proposals
@@ -78,6 +79,11 @@ class SapNet(nn.Module):
             self.head = SoloHead(
                 classes, settings.width, solo.channels, solo.stacked, solo.kernel, solo.mask_channels, solo.grids
             )
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether its backbone looks at patches, (B, 3, H, W) float32 0..255; else at what a frozen encoder gives."""
+        return isinstance(self.backbone, ImagePyramid)
 
     def levels(self, x: Any) -> list[Tensor]:
         """Feature maps of B patches, the finest first, float32."""

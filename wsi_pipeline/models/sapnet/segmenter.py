@@ -8,8 +8,8 @@ import torch
 from wsi_pipeline.models.placing import suited
 from wsi_pipeline.models.roles import Instances, MaskBatch, PairImages
 from wsi_pipeline.models.sam import Sam
+from wsi_pipeline.models.sapnet.feature_maps import FeatureMaps
 from wsi_pipeline.models.sapnet.network import SapNet
-from wsi_pipeline.models.sapnet.sight import Sight
 from wsi_pipeline.models.sapnet.solo_results import Solos, draw
 from wsi_pipeline.models.windows import CELLS, Windows
 from wsi_pipeline.segment.decoding import calls_that_fit
@@ -38,9 +38,9 @@ class SapNetSegmenter:
     ) -> None:
         self.device, self.input_size = torch.device(device), sam.variant.image_size
         self.class_names = network.settings.classes
-        self._sight = Sight(network, sam, device=self.device, dtype=dtype)
+        self._maps = FeatureMaps(network, sam, device=self.device, dtype=dtype)
         self._images_per_call = suited(self.device, cpu=1, gpu=8)
-        self.encoder = self._sight.encoder
+        self.encoder = self._maps.encoder
 
     @torch.inference_mode()
     def find(self, pairs: PairImages, *, mpp: float, min_score: float, max_objects: int) -> list[list[Instances]]:
@@ -51,9 +51,9 @@ class SapNetSegmenter:
         Raises:
             ValueError: patches of another size.
         """
-        network, size = self._sight.network, (self.input_size, self.input_size)
+        network, size = self._maps.network, (self.input_size, self.input_size)
         found: list[list[Instances]] = []
-        for levels in self._sight.levels(pairs.high, self._images_per_call):
+        for levels in self._maps.of(pairs.high, self._images_per_call):
             solos = network.predict(levels, size, min_score=min_score, max_objects=max_objects)
             found += [instances_of(one, self.input_size) for one in solos]
         return found

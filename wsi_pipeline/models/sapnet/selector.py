@@ -14,10 +14,10 @@ from wsi_pipeline.errors import PromptError
 from wsi_pipeline.models.collected import BACKGROUND_LOGIT
 from wsi_pipeline.models.roles import MaskBatch, PairImages, PromptBatch
 from wsi_pipeline.models.sam import Sam
+from wsi_pipeline.models.sapnet.feature_maps import FeatureMaps
 from wsi_pipeline.models.sapnet.network import SapNet
 from wsi_pipeline.models.sapnet.proposals import MaskProposals, PatchEmbedding, Proposals
 from wsi_pipeline.models.sapnet.selection import Clicks
-from wsi_pipeline.models.sapnet.sight import Sight
 from wsi_pipeline.models.segmenter import MASK_SIZE
 
 
@@ -66,8 +66,8 @@ class SapNetSelector:
         self.device, self.input_size = torch.device(device), sam.variant.image_size
         self.uses_low_patch, self._proposals = proposals.uses_low_patch, proposals
         self.class_names = network.settings.classes
-        self._sight = Sight(network, sam, device=self.device, dtype=dtype)
-        self.encoder = self._sight.encoder
+        self._maps = FeatureMaps(network, sam, device=self.device, dtype=dtype)
+        self.encoder = self._maps.encoder
 
     @torch.inference_mode()
     def encode(self, pairs: PairImages) -> ClickEmbedding:
@@ -77,7 +77,7 @@ class SapNetSelector:
             ValueError: patches of another size, or the low ones are missing.
         """
         asked = self._proposals.encode(pairs)
-        (levels,) = self._sight.levels(pairs.high, len(pairs.high))
+        (levels,) = self._maps.of(pairs.high, len(pairs.high))
         return ClickEmbedding(asked, levels)
 
     @torch.inference_mode()
@@ -121,7 +121,7 @@ class SapNetSelector:
         named, size = given.labels != _NO_CLASS, (self.input_size, self.input_size)
         tried = range(len(self.class_names)) if not named.all() else (0,)
         choices = [
-            self._sight.network.select(levels, replace(given, labels=given.labels.where(named, label)), size)
+            self._maps.network.select(levels, replace(given, labels=given.labels.where(named, label)), size)
             for label in tried
         ]
         scores, best = torch.stack([one.score for one in choices]).max(dim=0)

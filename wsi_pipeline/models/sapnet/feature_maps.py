@@ -1,4 +1,4 @@
-"""What a trained SAPNet is shown of patches."""
+"""The feature maps of patches that a trained SAPNet looks at."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from wsi_pipeline.models.encoding import PatchEncoder, shared_encoder
 from wsi_pipeline.models.placing import placed
 from wsi_pipeline.models.preprocess import to_tensor
 from wsi_pipeline.models.sam import Sam
-from wsi_pipeline.models.sapnet.backbone import ImagePyramid
 from wsi_pipeline.models.sapnet.network import SapNet
 
 
-class Sight:
-    """Feature maps of patches, of what a frozen encoder gives or of their pixels, whichever the network looks at.
+class FeatureMaps:
+    """Makes them, of what a frozen encoder gives or of their pixels, whichever the network looks at.
 
     Args:
         network: trained.
@@ -34,13 +33,13 @@ class Sight:
         self._device = device
         self.network = placed(network, device, torch.float32).eval()
         self.encoder: PatchEncoder | None = None
-        if not isinstance(network.backbone, ImagePyramid):
+        if not network.takes_pixels:
             variant = sam.variant
             self.encoder = shared_encoder(
                 sam.image_encoder, variant.pixels, variant.image_size, device=device, dtype=dtype
             )
 
-    def levels(self, images: np.ndarray, at_once: int) -> Iterator[list[Tensor]]:
+    def of(self, images: np.ndarray, at_once: int) -> Iterator[list[Tensor]]:
         """The maps of (B, S, S, 3) uint8 RGB patches, of at most so many after the other.
 
         Raises:
