@@ -33,6 +33,11 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def listed(values: Iterable[object]) -> str:
+    """Values in a row."""
+    return ", ".join(map(str, values))
+
+
 def interval(estimate: Sequence[float | None]) -> str:
     """A difference and its interval, which is left out where there is none."""
     value, low, high = estimate

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cell_scenes import CLASSES, LOOKS, SIZE, CellScene, draw_cells
+from benchmarks.clicked_tiles import iou_of
 from benchmarks.clicks.small_network import small_network
 from wsi_pipeline.models.coarse_prompts import bounding_boxes
 from wsi_pipeline.models.preprocess import to_tensor
@@ -21,15 +22,18 @@ from wsi_pipeline.training.sapnet_loss import sapnet_losses
 
 FULL, FIRST, MIL = "full", "first choice", "plain MIL"
 NO_PDG, NO_NEGATIVES, NO_BMS = "without PDG", "without negatives", "without BMS"
+PUBLISHED = "as published"
 _SETTINGS = SelectorSettings(negatives=100, part_limit=8.0**2)
 WAYS: dict[str, SelectorSettings] = {
     FULL: _SETTINGS,
-    MIL: _SETTINGS.model_copy(update={"refine": False, "guidance": "none", "mining": False}),
+    PUBLISHED: _SETTINGS.model_copy(update={"evidence": None, "negative_sizes": "image"}),
+    MIL: _SETTINGS.model_copy(update={"refine": False, "guidance": "none", "mining": False, "evidence": None}),
     NO_PDG: _SETTINGS.model_copy(update={"guidance": "none"}),
     NO_NEGATIVES: _SETTINGS.model_copy(update={"negatives": 0, "part_limit": float("inf")}),
     NO_BMS: _SETTINGS.model_copy(update={"mining": False}),
 }
-"""Parts of the method that are used; ``FIRST`` is what the full one chooses before it looks again."""
+"""Parts of the method that are used; ``FIRST`` is what the full one chooses before it looks again. ``PUBLISHED`` knows
+nothing of SAM's score, and its random boxes are of any size."""
 Losses = Callable[[list[Tensor], int], dict[str, Tensor]]
 RATE = 1e-3
 FIRST_TEST = 700_000
@@ -60,7 +64,8 @@ def clicks_of(scene: CellScene) -> Clicks:
     boxes = bounding_boxes(scene.proposals.reshape(-1, *PATCH)).reshape(*scene.proposals.shape[:2], 4)
     index = torch.zeros(len(scene.points), dtype=torch.int64)
     points, kinds = torch.from_numpy(scene.points), torch.from_numpy(scene.kinds)
-    return Clicks(points, kinds, index, torch.from_numpy(boxes))
+    quality = torch.from_numpy(scene.sam.astype(np.float32))
+    return Clicks(points, kinds, index, torch.from_numpy(boxes), quality=quality)
 
 
 def pixels_of(scene: CellScene) -> Tensor:
@@ -114,12 +119,6 @@ def mean_iou(scenes: Sequence[CellScene], chosen: Sequence[np.ndarray]) -> float
 def ious(scene: CellScene, chosen: np.ndarray) -> np.ndarray:
     """(n,) of the chosen proposals with the whole cells."""
     return iou_of(scene.proposals[np.arange(len(chosen)), chosen], scene.cells)
-
-
-def iou_of(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Of masks (..., h, w) bool with others that fit them."""
-    found: np.ndarray = (masks & others).sum(axis=(-2, -1)) / (masks | others).sum(axis=(-2, -1))
-    return found
 
 
 def of_sam(scenes: Sequence[CellScene]) -> list[np.ndarray]:

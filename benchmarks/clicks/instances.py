@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.cell_scenes import CLASSES, CellScene
-from benchmarks.clicks.choosing import FULL, PATCH, WAYS, fitted, iou_of, pixels_of
+from benchmarks.clicked_tiles import iou_of
+from benchmarks.clicks.choosing import FULL, PATCH, WAYS, fitted, pixels_of
 from benchmarks.clicks.small_network import small_network
 from wsi_pipeline.models.coarse_prompts import bounding_boxes
 from wsi_pipeline.models.sapnet.network import SapNet

@@ -6,24 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from benchmarks.clicks.choosing import iou_of
+from benchmarks.clicked_tiles import ClickedTile, clicked_tiles, iou_of, point_prompts
 from wsi_pipeline.models.registry import build_segmenter
-from wsi_pipeline.models.roles import PairImages, PromptBatch
 from wsi_pipeline.models.sapnet.build import build_proposals
 from wsi_pipeline.models.sapnet.file import SapNetFacts
+from wsi_pipeline.models.sapnet.guidance import point_distance_guidance
+from wsi_pipeline.models.sapnet.proposals import MaskProposals, Proposals
 from wsi_pipeline.models.sapnet.selector import SapNetSelector
 from wsi_pipeline.models.weights import sha256_of
-from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
-from wsi_pipeline.training.data.clicks import Clicked, clicks_on
-from wsi_pipeline.training.data.tiles import open_tiles
-from wsi_pipeline.training.sources import VALIDATION, Joined
 from wsi_pipeline.workflow import ModelSettings
 
 CLASS = "nucleus"
-CLICKS = 24
-"""The most of a tile: each is asked about six times, which is what takes the time."""
-_SEED = 0
 
 
 def clicked_nuclei(data: Path, weights: Path) -> dict[str, Any]:
@@ -40,43 +35,44 @@ def clicked_nuclei(data: Path, weights: Path) -> dict[str, Any]:
     selector = build_segmenter(ModelSettings(model="sapnet-select", weights=str(weights)))
     proposals = build_proposals(facts)
     assert isinstance(selector, SapNetSelector)
-    source = Joined([open_tiles(data)], classes=(CLASS,))
-    plain = Augmentation.none(selector.input_size, facts.context_factor)
-    clicked, whole = (AugmentedPairs(one, plain, _SEED) for one in (Clicked(source, _SEED), source))
-    ious: list[np.ndarray] = []
-    scores: list[np.ndarray] = []
-    chosen: list[np.ndarray] = []
-    for number in source.numbers(VALIDATION):
-        sample, truth = clicked[number], whole[number].high.labels
-        points, labels = clicks_on(sample.high)
-        some = np.sort(np.random.default_rng(number).permutation(len(points))[:CLICKS])
-        nuclei = truth == labels[some, None, None]
-        low = None if sample.low is None else sample.low.image[None]
-        pair = PairImages(sample.high.image[None], low, facts.context_factor)
-        proposed = proposals.propose(proposals.encode(pair), 0, points[some])
-        ious.append(iou_of(proposed.all_masks(), nuclei[:, None]))
-        scores.append(np.where(proposed.valid, proposed.scores, -1))
-        chosen.append(iou_of(_selected(selector, pair, points[some]), nuclei))
-    iou, score = np.concatenate(ious), np.concatenate(scores)
+    found = [
+        _proposed(proposals, tile) | {"chosen": iou_of(_selected(selector, tile), tile.objects)}
+        for tile in clicked_tiles(data, selector.input_size, facts.context_factor, (CLASS,))
+    ]
+    means = {name: np.concatenate([one[name] for one in found]).mean(axis=0) for name in found[0]}
     return {
         "file": weights.name,
         "sha256": sha256_of(weights),
-        "tiles": len(ious),
-        "nuclei": len(iou),
-        "clicks": CLICKS,
-        "chosen": float(np.concatenate(chosen).mean()),
-        "sam": float(iou[np.arange(len(iou)), score.argmax(axis=1)].mean()),
-        "each": iou.mean(axis=0).tolist(),
-        "best": float(iou.max(axis=1).mean()),
+        "tiles": len(found),
+        "nuclei": sum(len(one["chosen"]) for one in found),
+        "sides": list(facts.proposer.sides),
+        "low_patch": facts.proposer.low_patch,
+        **{name: value.tolist() for name, value in means.items()},
     }
 
 
-def _selected(selector: SapNetSelector, pair: PairImages, points: np.ndarray) -> np.ndarray:
-    """(n, S, S) bool the masks chosen for clicks (n, 2)."""
-    asked = PromptBatch(
-        np.zeros(len(points), np.int64),
-        points=points[:, None],
-        point_labels=np.ones((len(points), 1), np.int64),
-        classes=np.full(len(points), CLASS),
-    )
-    return selector.decode(selector.encode(pair), asked).on_patch(selector.input_size)
+def _proposed(proposals: MaskProposals, tile: ClickedTile) -> dict[str, np.ndarray]:
+    """IoU (n,) of what is chosen without training, and (n, M) of all proposals."""
+    proposed = proposals.propose(proposals.encode(tile.pair), 0, tile.points)
+    iou = iou_of(proposed.all_masks(), tile.objects[:, None])
+    score = np.where(proposed.valid, proposed.scores, -1)
+
+    def by(scores: np.ndarray) -> np.ndarray:
+        taken: np.ndarray = iou[np.arange(len(iou)), scores.argmax(axis=1)]
+        return taken
+
+    guided = np.where(proposed.valid, proposed.scores * _guidance(proposed, tile), -1)
+    return {"sam": by(score), "guided": by(guided), "best": iou.max(axis=1), "each": iou}
+
+
+def _guidance(proposed: Proposals, tile: ClickedTile) -> np.ndarray:
+    """(n, M) S^dis."""
+    points, boxes = torch.from_numpy(tile.points), torch.from_numpy(proposed.boxes)
+    same = torch.zeros(len(points), dtype=torch.int64)
+    return point_distance_guidance(points, same, same, boxes).numpy()
+
+
+def _selected(selector: SapNetSelector, tile: ClickedTile) -> np.ndarray:
+    """(n, S, S) bool the masks chosen for clicks."""
+    asked = point_prompts(tile.points, np.full(len(tile.points), CLASS))
+    return selector.decode(selector.encode(tile.pair), asked).on_patch(selector.input_size)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from benchmarks.nested_scenes import CELL_TYPES, OBJECTS, PARTS
 from wsi_pipeline.models.layers import EncoderOutput
-from wsi_pipeline.models.semantic_sam.answers import POINT, Answers
+from wsi_pipeline.models.semantic_sam.answers import GUESSES, POINT, Answers
 from wsi_pipeline.models.semantic_sam.mini import MiniSemanticSam
-from wsi_pipeline.training.many_to_many import Targets
+from wsi_pipeline.training.many_to_many import Targets, in_order
 from wsi_pipeline.training.semantic_sam_batches import LevelBatch
 from wsi_pipeline.training.semantic_sam_head import HIT, areas_of, overlaps
 
@@ -87,11 +87,19 @@ def scores_of(found: Found) -> dict[str, float]:
         "recall": found.recall,
         "best_iou": float(found.iou.mean()),
         "order": order_of(found.areas),
+        "within": order_within(found.areas),
         "said": float(found.said.mean()),
         "dice": float(found.dice.mean()),
         "objects": float(found.of(*CELL_TYPES).right.mean()),
         "parts": float(found.of(*PARTS).right.mean()),
     }
+
+
+def true_areas(targets: Targets) -> np.ndarray:
+    """(C, 6) float64 share of the patch that the true masks around each click cover, spread over the levels."""
+    spread, _ = in_order(targets)
+    areas: np.ndarray = spread.masks.mean(dim=(1, 2)).double().numpy().reshape(-1, GUESSES)
+    return areas
 
 
 def order_of(areas: np.ndarray) -> float:
@@ -100,6 +108,17 @@ def order_of(areas: np.ndarray) -> float:
 
     coarse = np.broadcast_to(np.arange(areas.shape[1], 0, -1), areas.shape)
     return float(spearmanr(coarse.ravel(), areas.ravel()).statistic)
+
+
+def order_within(areas: np.ndarray) -> float:
+    """The mean over clicks of the same correlation among the answers to one click; clicks whose answers are all of one
+    size have none."""
+    from scipy.stats import rankdata
+
+    differ = areas[areas.max(axis=1) > areas.min(axis=1)]
+    ranks = rankdata(differ, axis=1) - (areas.shape[1] + 1) / 2
+    coarse = np.arange(areas.shape[1], 0, -1) - (areas.shape[1] + 1) / 2
+    return float((ranks @ coarse / np.sqrt((ranks**2).sum(axis=1) * (coarse**2).sum())).mean())
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from wsi_pipeline.training.semantic_sam_recipe import SemanticRecipe
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.training.systems import load_recipe
 
-MANY, ONE = MATCHINGS = ("many-to-many", "many-to-one")
+MANY, BY_SIZE, ONE = MATCHINGS = ("many-to-many", "by-size", "many-to-one")
 
 
 class Trained(NamedTuple):

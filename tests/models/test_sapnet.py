@@ -25,6 +25,7 @@ from wsi_pipeline.models.sapnet.guidance import point_distance_guidance
 from wsi_pipeline.models.sapnet.matrix_nms import matrix_nms
 from wsi_pipeline.models.sapnet.network import SapNet
 from wsi_pipeline.models.sapnet.official import load_published, renamed
+from wsi_pipeline.models.sapnet.refinement import likelihoods
 from wsi_pipeline.models.sapnet.selection import Choice, Clicks, select_proposals
 from wsi_pipeline.models.sapnet.settings import SapNetSettings, SelectorSettings, SoloSettings
 from wsi_pipeline.models.sapnet.solo_head import SoloMaps
@@ -195,6 +196,43 @@ def test_negatives_are_drawn_with_the_generator_and_stay_off_proposals() -> None
     assert 0 < same.valid.sum() < 400
 
 
+def test_random_boxes_are_about_as_large_as_proposals_or_of_any_size() -> None:
+    clicks = three_clicks()
+    choice, sizes = chosen_by(torch.zeros(3, 6, 3), clicks), torch.tensor([SIZE, SIZE])
+    side = area_of(clicks.proposals).sqrt()
+    sides = {}
+    for way in ("proposals", "image"):
+        settings = SelectorSettings(negatives=200, part_limit=None, negative_sizes=way)
+        made = negatives(choice, clicks, sizes, settings, generator=torch.Generator().manual_seed(0))
+        assert (made.boxes[:, 2:] <= SIDE).all() or way == "image"
+        sides[way] = area_of(made.boxes).clamp(min=0).sqrt()
+    assert (sides["proposals"] <= 2 * side.max() + 1e-3).all()
+    assert sides["image"].max() > 2 * side.max()
+    assert sides["proposals"].std() < sides["image"].std()
+
+
+def test_no_box_is_drawn_like_proposals_that_show_nothing() -> None:
+    clicks = replace(three_clicks(), proposals=torch.zeros(3, 6, 4))
+    choice = chosen_by(torch.zeros(3, 6, 3), clicks, mining=False)
+    settings = SelectorSettings(negatives=20, part_limit=None)
+    assert not len(negatives(choice, clicks, torch.tensor([SIZE, SIZE]), settings, generator=torch.Generator()).boxes)
+
+
+def test_what_the_segmenter_says_and_other_clicks_count_in_the_last_choice() -> None:
+    clicks, evidence = three_clicks(), torch.full((3, 6), 0.5)
+    guidance, settings = torch.ones(3, 6), SelectorSettings()
+    quality = torch.full((3, 6), 0.5)
+    quality[:, 2] = 0.6
+    said = replace(clicks, quality=quality)
+    assert likelihoods(evidence, said, guidance, settings).argmax(dim=1).tolist() == [2, 2, 2]
+    guidance[0, 2] = 0.5
+    assert likelihoods(evidence, said, guidance, settings).argmax(dim=1).tolist() == [0, 2, 2]
+    alone = SelectorSettings(guidance="none")
+    assert likelihoods(evidence, said, guidance, alone).argmax(dim=1).tolist() == [2, 2, 2]
+    evidence[1, 2] = 0.1
+    assert likelihoods(evidence, said, guidance, settings).argmax(dim=1).tolist() == [0, 0, 2]
+
+
 def test_the_inner_half_of_a_large_box_is_a_negative() -> None:
     clicks = three_clicks()
     choice = replace(
@@ -233,7 +271,7 @@ def test_before_training_all_proposals_are_worth_about_the_same() -> None:
 
 
 def test_without_refinement_the_first_choice_is_the_last() -> None:
-    selector = SMALL.selector.model_copy(update={"refine": False})
+    selector = SMALL.selector.model_copy(update={"refine": False, "evidence": None})
     net = network(SMALL.model_copy(update={"selector": selector, "instances": False}))
     chosen = net.select(net.levels(torch.rand(2, 3, *SIZE)), three_clicks(), SIZE, generator=torch.Generator())
     assert chosen.second is None

@@ -20,7 +20,7 @@ from wsi_pipeline.models.semantic_sam.answers import BOX, POINT, Answers
 from wsi_pipeline.training import semantic_sam_head
 from wsi_pipeline.training.data.augment import Augmentation, augment
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
-from wsi_pipeline.training.many_to_many import Targets, match
+from wsi_pipeline.training.many_to_many import Targets, in_order, match
 from wsi_pipeline.training.point_sampling import PointSampling
 from wsi_pipeline.training.semantic_sam_batches import Asking, draw_prompts, holders, targets_of
 from wsi_pipeline.training.semantic_sam_head import SemanticHead, overlaps
@@ -128,6 +128,22 @@ def test_targets_of_a_click_are_learned_by_different_answers() -> None:
 def answers(masks: torch.Tensor) -> Answers:
     """Of one click."""
     return Answers(masks[None, None], torch.zeros(1, 1, 6), torch.full((1, 1, 6, 4), 0.3), None, None)
+
+
+@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_by_size_every_answer_learns_the_first_from_the_largest_mask(sides: list[list[int]]) -> None:
+    click = torch.tensor([number for number, some in enumerate(sides) for _ in some])
+    masks = torch.zeros(len(click), 40, 40)
+    for row, side in enumerate(side for some in sides for side in some):
+        masks[row, :side, :side] = 1
+    boxes, none = torch.zeros(len(click), 4), torch.full((len(click),), -1)
+    spread, token = in_order(Targets(click, masks, torch.zeros_like(masks), boxes, none, none))
+    assert token.tolist() == list(range(6)) * len(sides)
+    assert spread.click.tolist() == [number for number in range(len(sides)) for _ in range(6)]
+    areas = spread.masks.sum(dim=(1, 2)).reshape(-1, 6)
+    assert (areas.diff(dim=1) <= 0).all()
+    for row, some in zip(areas.tolist(), sides, strict=True):
+        assert set(row) == {float(side**2) for side in some}
 
 
 def test_px_that_nobody_knows_change_no_loss() -> None:

@@ -133,6 +133,7 @@ class SapNetBatches:
             np.repeat(np.arange(len(asked)), counts),
             proposals.boxes,
             proposals.valid,
+            proposals.scores,
         )
         clicks = Clicks(*(torch.from_numpy(array).to(self._device) for array in arrays))
         drawn = self._recipe.instances or truth

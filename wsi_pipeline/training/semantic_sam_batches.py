@@ -95,7 +95,7 @@ class SemanticBatches:
         self._recipe, self._encode, self._device = recipe, encode, device
         self._patches = Patches(recipe, source, WarpRange(zoom=recipe.zoom))
         self._memory: dict[tuple[int, int], Sample] = {}
-        most = GUESSES if recipe.matching == "many-to-many" else 1
+        most = 1 if recipe.matching == "many-to-one" else GUESSES
         self._asking = Asking(recipe.clicks, recipe.boxes, most, recipe.min_object)
         self._judging = Asking(recipe.judged_clicks, 0.0, GUESSES, recipe.min_object)
 

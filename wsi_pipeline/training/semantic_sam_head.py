@@ -96,7 +96,9 @@ class SemanticHead(Head[LevelBatch]):
     def loss(self, part: LevelBatch) -> Tensor:
         generator = torch.Generator().manual_seed(part.seed)
         layers = self.module.decode(self.module.features(part.seen), part.boxes, part.kinds, every_layer=True)
-        return torch.stack(list(semantic_losses(layers, part.targets, self._sampling, generator).values())).sum()
+        by_size = self._recipe.matching == "by-size"
+        losses = semantic_losses(layers, part.targets, self._sampling, generator, by_size=by_size)
+        return torch.stack(list(losses.values())).sum()
 
     def scores(self, part: LevelBatch) -> Tensor:
         """(4, T) IoU, hit, predicted quality and Dice of the answer that is nearest to each target."""

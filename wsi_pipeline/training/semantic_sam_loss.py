@@ -24,6 +24,7 @@ from wsi_pipeline.training.many_to_many import (
     Targets,
     compare_boxes,
     compare_masks,
+    in_order,
     match,
     pair_costs,
 )
@@ -45,7 +46,12 @@ class Chosen(NamedTuple):
 
 
 def semantic_losses(
-    layers: Sequence[Answers], targets: Targets, sampling: PointSampling, generator: torch.Generator
+    layers: Sequence[Answers],
+    targets: Targets,
+    sampling: PointSampling,
+    generator: torch.Generator,
+    *,
+    by_size: bool = False,
 ) -> dict[str, Tensor]:
     """Weighted losses by name, scalars: means over pairs, summed over layers.
 
@@ -53,11 +59,15 @@ def semantic_losses(
 
     Args:
         layers: what each layer says, masks included.
-        targets: of the B * n clicks.
+        targets: of the B * n clicks, by click.
         sampling: points of each pair's masks.
         generator: of all draws.
+        by_size: pairs are made by the sizes of the true masks instead, see ``in_order``.
     """
-    token = token_of_targets(layers[-1], targets, uniform((sampling.count, 2), generator, targets.masks.device))
+    if by_size:
+        targets, token = in_order(targets)
+    else:
+        token = token_of_targets(layers[-1], targets, uniform((sampling.count, 2), generator, targets.masks.device))
     found = []
     for layer in layers:
         answers = chosen(layer, targets.click, token)

@@ -15,8 +15,10 @@ class SemanticRecipe(FrozenRecipe):
     """Semantic-SAM's, on a frozen encoder."""
 
     network: SemanticSettings = Field(SemanticSettings(), description="sizes of the network, and names it tells apart")
-    matching: Literal["many-to-many", "many-to-one"] = Field(
-        "many-to-many", description="a click learns all objects around it, or one of them, as SAM does"
+    matching: Literal["many-to-many", "many-to-one", "by-size"] = Field(
+        "many-to-many",
+        description="a click learns all objects around it, or one of them, as SAM does; by-size: all, the first answer"
+        " the largest, the last the smallest",
     )
     zoom: tuple[PositiveFloat, PositiveFloat] = Field(
         (0.5, 2.0), description="least and most that patches are enlarged, so that one click means things of any size"

@@ -22,7 +22,7 @@ class Proposer(Section):
     backbone: str | None = Field(None, description="what it stands on; null: the backbone of SAPNet")
     weights: str | None = Field(None, description="its weights; null: those that ship")
     sides: tuple[float, ...] = Field(
-        (16.0, 28.0, 48.0),
+        (12.0, 18.0, 26.0, 38.0, 54.0),
         min_length=1,
         description="of a model that takes boxes: sides of those put around a click, px of the patch",
     )

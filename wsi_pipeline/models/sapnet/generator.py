@@ -20,7 +20,7 @@ _FINE, _FINE_STEP = 5, 0.005
 _EQUAL = 1.0
 """px within which a proposal is the chosen box, as published."""
 _OUTSIDE = 0.2
-"""Share of an image's side by which random boxes may begin before it."""
+"""Share of an image's side by which random boxes of any size may begin before it."""
 
 
 class Negatives(NamedTuple):
@@ -68,6 +68,9 @@ def negatives(
 ) -> Negatives:
     """Random boxes of each image, and the inner half of each object's box if that is large; image by image.
 
+    Random boxes of any size are mostly much larger than nuclei, and teach no more than that objects are small. Those
+    that are about as large as what is proposed show parts, neighbours and gaps, too.
+
     Args:
         first: what was chosen.
         clicks: n.
@@ -79,14 +82,18 @@ def negatives(
     box, _ = _chosen(first, published=settings.published)
     if uniforms is None:
         uniforms = torch.rand(len(sizes), 4, settings.negatives, generator=generator)
-    random = _random_boxes(sizes.to(box), uniforms.to(box))
+    uniforms = uniforms.to(box)
+    random = _random_boxes(sizes.to(box), uniforms)
     limit = math.inf if settings.part_limit is None else settings.part_limit
     large, (centre, size) = area_of(box) > limit, _middle(box)
     parts = around(centre, size / 2)
     made = []
     for image, boxes in enumerate(random):
         here = clicks.image_index == image
-        iou = box_iou(boxes, clicks.proposals[here].flatten(0, 1))
+        proposed = clicks.proposals[here].flatten(0, 1)
+        if settings.negative_sizes == "proposals":
+            boxes = _alike(proposed[area_of(proposed) > 0], sizes[image].to(box), uniforms[image])
+        iou = box_iou(boxes, proposed)
         part = parts[here & large]
         counts = torch.cat([(iou < settings.negative_iou).all(dim=1), part.new_ones(len(part), dtype=torch.bool)])
         made.append(Negatives(torch.cat([boxes, part]), torch.full_like(counts, image, dtype=torch.int64), counts))
@@ -116,3 +123,21 @@ def _random_boxes(sizes: Tensor, uniforms: Tensor) -> Tensor:
     low = (uniforms[:, :2] * (1 + _OUTSIDE) - _OUTSIDE) * extent
     high = low + uniforms[:, 2:] * ((1 + _OUTSIDE) * extent - low)
     return torch.cat([low, high], dim=1).transpose(1, 2)
+
+
+def _alike(proposed: Tensor, size: Tensor, uniforms: Tensor) -> Tensor:
+    """(N, 4) boxes of half to twice the size of proposals (P, 4), half of them near these, half anywhere; none where
+    there are no proposals.
+
+    Args:
+        proposed: px.
+        size: (2,) (height, width) px of the image.
+        uniforms: (4, N): which proposal, how large, and where.
+    """
+    which, scale, *place = uniforms if len(proposed) else uniforms[:, :0]
+    centre, extent = _middle(proposed[(which * len(proposed)).long()])
+    extent = extent * 2 ** (2 * scale - 1)[:, None]
+    where, near = torch.stack(place, dim=1), torch.arange(len(which), device=which.device) % 2 == 0
+    middle = torch.where(near[:, None], centre + (2 * where - 1) * extent, where * size.flip(0))
+    edge = size.flip(0).repeat(2)
+    return around(middle, extent).clamp(min=0).minimum(edge)

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from wsi_pipeline.models.sapnet.backbone import ImagePyramid
 from wsi_pipeline.models.sapnet.generator import Negatives, negatives, positives
 from wsi_pipeline.models.sapnet.guidance import point_distance_guidance
-from wsi_pipeline.models.sapnet.refinement import nearest_proposal, ranked_proposals, refine_proposals
+from wsi_pipeline.models.sapnet.refinement import (
+    likelihoods,
+    nearest_proposal,
+    ranked_proposals,
+    refine_proposals,
+)
 from wsi_pipeline.models.sapnet.scorer import ProposalScorer
 from wsi_pipeline.models.sapnet.scores import of_label
 from wsi_pipeline.models.sapnet.selection import Choice, Clicks, select_proposals
@@ -43,10 +48,10 @@ class Chosen:
         first: choice of stage one.
         second: choice of stage two; None where the selector does not refine.
         negatives: K boxes that should show no object, and their class logits (K, C); None but for training.
-        box: (n, 4) the final box, px.
+        box: (n, 4) the final box, px, or that of the chosen mask.
         mask: (n,) int64 the proposal that was chosen.
         ranks: (n, M) int64 the proposals by falling score.
-        score: (n,) in [0, 1], probability of the click's class in the best box.
+        score: (n,) in [0, 1], probability of the click's class in that box.
     """
 
     first: Choice
@@ -106,33 +111,39 @@ class SapNet(nn.Module):
         classes, shares = self.scorer.judge(seen, 0)
         first = select_proposals(classes, shares, clicks, guidance, settings)
         if not settings.refine:
-            return self._chosen(clicks, first, None, None)
+            return self._chosen(clicks, guidance, first, None, None)
         boxes = positives(first, guidance, published=settings.published)
         made = self.scorer.look(levels, boxes[:, seen.shape[1] :], images)
         classes, shares = self.scorer.judge(torch.cat([seen, made], dim=1), 1)
         second = refine_proposals(classes, shares, clicks, boxes, settings)
         if generator is None:
-            return self._chosen(clicks, first, second, None)
+            return self._chosen(clicks, guidance, first, second, None)
         sizes = torch.tensor([size] * len(levels[0]), device=boxes.device)
         none = negatives(first, clicks, sizes, settings, generator=generator)
         logits, _ = self.scorer.judge(self.scorer.look(levels, none.boxes, none.image_index), 1)
-        return self._chosen(clicks, first, second, (none, logits))
+        return self._chosen(clicks, guidance, first, second, (none, logits))
 
     def _chosen(
-        self, clicks: Clicks, first: Choice, second: Choice | None, none: tuple[Negatives, Tensor] | None
+        self,
+        clicks: Clicks,
+        guidance: Tensor,
+        first: Choice,
+        second: Choice | None,
+        none: tuple[Negatives, Tensor] | None,
     ) -> Chosen:
         last = second or first
         # as each stage's loss reads the logits
         classes = last.cls_logits.sigmoid() if second else last.cls_logits.softmax(dim=-1)
-        return Chosen(
-            first,
-            second,
-            none,
-            last.box,
-            nearest_proposal(last.box, clicks),
-            ranked_proposals(last.scores, clicks),
-            of_label(classes, clicks.labels).gather(1, last.best[:, None])[:, 0],
-        )
+        evidence = of_label(classes, clicks.labels)
+        if self.settings.selector.evidence is None:
+            box, mask, row = last.box, nearest_proposal(last.box, clicks), last.best
+            ranks = ranked_proposals(last.scores, clicks)
+        else:
+            of_proposals = evidence[:, : clicks.proposals.shape[1]]
+            ranks = ranked_proposals(likelihoods(of_proposals, clicks, guidance, self.settings.selector), clicks)
+            mask = row = ranks[:, 0]
+            box = clicks.proposals[torch.arange(len(mask), device=mask.device), mask]
+        return Chosen(first, second, none, box, mask, ranks, evidence.gather(1, row[:, None])[:, 0])
 
     def predict(
         self, levels: Sequence[Tensor], size: Size, *, min_score: float = 0.1, max_objects: int = 1000

@@ -29,6 +29,27 @@ def refine_proposals(
     return choose(cls_logits, ins_logits, positives, scores, clicks, valid, settings)
 
 
+def likelihoods(evidence: Tensor, clicks: Clicks, guidance: Tensor, settings: SelectorSettings) -> Tensor:
+    """(n, M) how likely each proposal is the one that was meant: by its class, its segmenter and other clicks. Ours.
+
+    Evidence of a class alone says little where all proposals show it, as where only one class is clicked: what is
+    shown by the middle of a nucleus is a nucleus, too.
+
+    Args:
+        evidence: (n, M) in [0, 1], of the click's class.
+        clicks: n.
+        guidance: (n, M) S^dis, without its exponent.
+        settings: say how much the class counts, and whether other clicks do.
+    """
+    assert settings.evidence is not None
+    likely = evidence**settings.evidence
+    if clicks.quality is not None:
+        likely = likely * clicks.quality.clamp(0, 1)
+    if settings.guidance != "none":
+        likely = likely * guidance
+    return likely if clicks.valid is None else likely.masked_fill(~clicks.valid, -1)
+
+
 def nearest_proposal(box: Tensor, clicks: Clicks) -> Tensor:
     """(n,) int64: the proposal whose box has the highest IoU with ``box`` (n, 4)."""
     iou = paired_iou(box[:, None], clicks.proposals)

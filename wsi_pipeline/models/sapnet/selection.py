@@ -26,6 +26,7 @@ class Clicks:
         proposals: (n, M, 4) float32 boxes ``x0, y0, x1, y1`` px, exclusive, of M masks; the first three are SAM's
             three answers at the working resolution.
         valid: (n, M) bool, proposals that show anything; None for all.
+        quality: (n, M) in [0, 1], what their segmenter thinks of the masks; None where it did not say.
     """
 
     points: Tensor
@@ -33,6 +34,7 @@ class Clicks:
     image_index: Tensor
     proposals: Tensor
     valid: Tensor | None = None
+    quality: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.points)

@@ -97,9 +97,9 @@ class SapNetSelector:
         drawn, proposals = self._propose(embedding.asked, prompts.image_index, points)
         rows = np.flatnonzero(proposals.valid.any(axis=1))
         if len(rows):
-            index = torch.from_numpy(prompts.image_index[rows])
-            boxes, valid = (torch.from_numpy(part[rows]) for part in (proposals.boxes, proposals.valid))
-            clicks = Clicks(torch.from_numpy(points[rows]), torch.from_numpy(labels[rows]), index, boxes, valid)
+            given = points, labels, prompts.image_index, proposals.boxes, proposals.valid, proposals.scores
+            named = zip(_TENSORS, (torch.from_numpy(part[rows]) for part in given), strict=True)
+            clicks = Clicks(**dict(named))
             chosen, scores[rows] = self._choose(embedding.levels, clicks)
             logits[rows] = drawn[rows, chosen]
         return MaskBatch(logits, np.zeros((len(points), 2), np.int64), scores)
@@ -139,7 +139,7 @@ class SapNetSelector:
 
 
 _NO_CLASS = -1
-_TENSORS = ("points", "labels", "image_index", "proposals", "valid")
+_TENSORS = ("points", "labels", "image_index", "proposals", "valid", "quality")
 
 
 def _clicks(prompts: PromptBatch) -> np.ndarray:

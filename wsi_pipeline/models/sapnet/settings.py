@@ -29,11 +29,21 @@ class SelectorSettings(Section):
     slack_share: float | None = Field(None, gt=0, le=1, description="at most this share of the box's shorter side")
     refine: bool = Field(True, description="choose once more among boxes around the first choice (PRM)")
     negatives: int = Field(100, ge=0, description="random boxes of an image that should show no object")
+    negative_sizes: Literal["proposals", "image"] = Field(
+        "proposals", description="of random boxes: about as large as what is proposed, or of any size, as published"
+    )
     negative_iou: float = Field(0.3, gt=0, le=1, description="they stay below this IoU with every proposal")
     part_limit: float | None = Field(
         24.0**2,
         ge=0,
         description="px² from which on the inner half of an object's box is a negative, too; null for never",
+    )
+    evidence: float | None = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="exponent of a mask's class in the last choice, beside what its segmenter thinks of it and S^dis;"
+        " null: the mask nearest to the final box, as published",
     )
     weight: float = Field(0.25, ge=0, description="lambda, weight of the loss of the first choice")
     alpha: float = Field(0.25, ge=0, le=1, description="share of positives in the loss of the second choice")
@@ -83,7 +93,9 @@ class SapNetSettings(Section):
     @classmethod
     def published(cls, classes: tuple[str, ...]) -> Self:
         """The published configuration, for ResNet-50 and images of 800 px."""
-        selector = SelectorSettings(hidden=1024, negatives=500, part_limit=64.0**2, published=True)
+        selector = SelectorSettings(
+            hidden=1024, negatives=500, negative_sizes="image", part_limit=64.0**2, evidence=None, published=True
+        )
         solo = SoloSettings(
             channels=512,
             stacked=4,
