@@ -1,8 +1,9 @@
-"""Writing files so that one which exists is whole."""
+"""Digests of files, and writing them so that one which exists is whole."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,12 @@ _PASSING = frozenset(
     for name in ("ENOSPC", "EDQUOT", "EIO", "ESTALE", "ETIMEDOUT", "EREMOTEIO", "EAGAIN", "ENOTCONN", "EHOSTDOWN")
     if hasattr(errno, name)
 )
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_passing(error: BaseException) -> bool:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import OutputError
-from wsi_pipeline.files import beside
-from wsi_pipeline.run.provenance import file_sha256, fingerprint_of, host_facts, read_json, write_json
+from wsi_pipeline.files import beside, hash_file
+from wsi_pipeline.run.provenance import fingerprint_of, host_facts, read_json, write_json
 from wsi_pipeline.run.slide import _identity
 from wsi_pipeline.workflow import load_workflow
 
@@ -95,7 +95,7 @@ def test_file_that_cannot_be_written_names_itself(tmp_path: Path) -> None:
 
 def test_digest_and_host(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+    assert hash_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
     facts = host_facts()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["libraries"].keys() >= {"torch", "zarr", "distributed"}

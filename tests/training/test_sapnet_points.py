@@ -19,7 +19,10 @@ from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.clicks import RADIUS, Clicked, clicks_on, discs, draw_clicks
 from wsi_pipeline.training.data.points import Points, open_points
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
-from wsi_pipeline.training.data.slides import FieldOfView
+from wsi_pipeline.training.data.slides import FieldOfView, Origin
+from wsi_pipeline.training.sources import TRAIN, Joined
+
+TRAINED = Origin(split=TRAIN)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,16 @@ def points_file(path: Path, *clicks: tuple[str | None, Any]) -> Path:
         features.append({"type": "Feature", "geometry": {"type": kind, "coordinates": xy}, "properties": properties})
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     return path
+
+
+def test_a_training_notices_that_a_point_moved(slide: Slide, tmp_path: Path) -> None:
+    clicks = [("nucleus", [1000.0, 1400.0]), ("nucleus", [1040.0, 1430.0])]
+    moved = [clicks[0], ("nucleus", [1042.0, 1430.0])]
+    first, again, other = (
+        Joined([open_points(points_file(tmp_path / f"{number}.geojson", *some), slide, origin=TRAINED)], judged=False)
+        for number, some in enumerate((clicks, clicks, moved))
+    )
+    assert first.digest() == again.digest() != other.digest()
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import WeightsError
+from wsi_pipeline.files import hash_file
 from wsi_pipeline.models.weights import (
     NAME,
     StoredFile,
     WeightFile,
     catalogue,
-    hash_file,
     sha256_of,
     store_folder,
     write_atomically,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from wsi_pipeline.errors import WeightsError
+from wsi_pipeline.files import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,6 @@ _BACKOFF_S = 0.5
 def offline() -> bool:
     """Whether the user forbids the network (``WSI_PIPELINE_OFFLINE=1``)."""
     return os.environ.get(OFFLINE_VARIABLE, "").strip().lower() in {"1", "true", "yes", "on"}
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, lower-case hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def download(

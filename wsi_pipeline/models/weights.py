@@ -22,7 +22,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wsi_pipeline.errors import WeightsError
-from wsi_pipeline.models.download import Progress, download, hash_file
+from wsi_pipeline.files import hash_file
+from wsi_pipeline.models.download import Progress, download
 
 STORE_VARIABLE = "WSI_PIPELINE_WEIGHTS"
 SHIPPED = Path(__file__).parents[1] / "weights"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.errors import OutputError, WorkflowError
-from wsi_pipeline.files import writing
+from wsi_pipeline.files import hash_file, writing
 from wsi_pipeline.qupath.origin import Origin as QuPathOrigin
 from wsi_pipeline.run.lease import BEAT_SECONDS, Lease, is_held
-from wsi_pipeline.run.provenance import file_sha256, read_json, write_json
+from wsi_pipeline.run.provenance import read_json, write_json
 from wsi_pipeline.run.requests import LEARNED, SlideRequest
 from wsi_pipeline.run.walk import SCRATCH
 from wsi_pipeline.slides.staging import describe_remote, is_remote, stage
@@ -64,7 +64,7 @@ class ClickedSlide:
             with open_slide(source, mpp=self.mpp) as slide:
                 version = slide.info.fingerprint
         name = slide_name(source)
-        return {"name": name, "slide": version, "mpp": self.mpp, "points": file_sha256(self.points)}
+        return {"name": name, "slide": version, "mpp": self.mpp, "points": hash_file(self.points)}
 
     def data_set(self, staging: Path, origin: QuPathOrigin) -> DataSet:
         """Its points as a data set; a remote slide is copied here, for the outlining of its clicks, too."""
@@ -195,13 +195,13 @@ def learn(
         if other:
             reporter.say(f"{LEARNED}: the {' and the '.join(other)} changed since; it is learned anew")
             shutil.rmtree(scratch, ignore_errors=True)
-        elif weights.is_file() and begun.get("sha256") == file_sha256(weights):
+        elif weights.is_file() and begun.get("sha256") == hash_file(weights):
             return weights
         write_json(folder / RECORD, {"made_from": made_from})
         count = len(clicked)
         reporter.say(f"{LEARNED}: learning from the points of {count} slide{'s' * (count > 1)}")
         _train(lesson, [one.data_set(staging, lesson.origin) for one in clicked], folder, embeddings, reporter)
-        write_json(folder / RECORD, {"made_from": made_from, "sha256": file_sha256(weights)})
+        write_json(folder / RECORD, {"made_from": made_from, "sha256": hash_file(weights)})
         if not keep_scratch:
             shutil.rmtree(scratch, ignore_errors=True)
     return weights

@@ -22,12 +22,6 @@ def fingerprint_of(parts: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def host_facts() -> dict[str, Any]:
     """What this machine and its libraries are."""
     return {

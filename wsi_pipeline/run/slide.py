@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline import __version__
-from wsi_pipeline.files import beside, writing
+from wsi_pipeline.files import beside, hash_file, writing
 from wsi_pipeline.run import dense, prompted, tissue_only
 from wsi_pipeline.run.ledger import Journal, State
-from wsi_pipeline.run.provenance import file_sha256, fingerprint_of, read_json, write_json
+from wsi_pipeline.run.provenance import fingerprint_of, read_json, write_json
 from wsi_pipeline.run.walk import SCRATCH, RunContext, SlideTask, Walk
 from wsi_pipeline.slides.info import SlideInfo
 from wsi_pipeline.slides.staging import RemoteFile, describe_remote, is_remote, release, stage
@@ -111,8 +111,8 @@ def _parts(task: SlideTask, context: RunContext, info: SlideInfo) -> dict[str, A
         "slide": info.fingerprint,
         "mpp": [info.resolution.x, info.resolution.y],
         "roi": context.roi,
-        "prompts": file_sha256(task.prompts) if task.prompts and task.prompts.is_file() else None,
-        "tissue": file_sha256(tissue) if tissue and tissue.is_file() else None,
+        "prompts": hash_file(task.prompts) if task.prompts and task.prompts.is_file() else None,
+        "tissue": hash_file(tissue) if tissue and tissue.is_file() else None,
     }
 
 

@@ -11,6 +11,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.errors import DatasetError
+from wsi_pipeline.files import hash_file
 from wsi_pipeline.geometry import Affine2D
 from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.prompts.qupath import read_qupath_prompts
@@ -61,12 +62,12 @@ def open_outlines(
     if left_out:
         logger.warning("%s: %d points, lines or rectangles are no outlines and are left out", path, left_out)
     outlines = Outlines(drawn, found.rois)
-    mpp = field.mpp or slide.info.resolution.mean
+    mpp, digest = field.mpp or slide.info.resolution.mean, hash_file(Path(path))
     return SlidePairs(
         slide,
         [_pair_around(prompt, slide, field, mpp) for prompt in drawn],
         outlines,
-        [origin.info(slide, prompt.id, [class_of(prompt)], mpp) for prompt in drawn],
+        [origin.info(slide, prompt.id, [class_of(prompt)], mpp, digest) for prompt in drawn],
     )
 
 

@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.errors import DatasetError
+from wsi_pipeline.files import hash_file
 from wsi_pipeline.geometry import Affine2D, PixelGrid
 from wsi_pipeline.prompts.prompt import Prompt
 from wsi_pipeline.prompts.qupath import read_qupath_prompts
@@ -68,12 +69,12 @@ def open_points(
     _check_classes(names, path)
     points = Points(np.stack([prompt.positive[0] for prompt in kept]), names, found.rois)
     grid = slide.working_grid(field.mpp or slide.info.resolution.mean)
-    plan = _plan(points.xy, grid, field.size)
+    plan, digest = _plan(points.xy, grid, field.size), hash_file(Path(path))
     return SlidePairs(
         slide,
         [PatchPair.of_tile(tile, grid, field.context_factor) for tile in plan.tiles()],
         points,
-        [origin.info(slide, f"tile {tile.index}", names, grid.mpp) for tile in plan.tiles()],
+        [origin.info(slide, f"tile {tile.index}", names, grid.mpp, digest) for tile in plan.tiles()],
     )
 
 

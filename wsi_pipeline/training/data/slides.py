@@ -51,11 +51,9 @@ class Origin:
     split: str = ""
     qupath: QuPathOrigin = "auto"
 
-    def info(self, slide: Slide, name: str, class_names: Sequence[str], mpp: float) -> SampleInfo:
-        group = self.group or slide.info.name
-        return SampleInfo(
-            f"{slide.info.name} {name}", group, self.split, tuple(sorted(set(class_names))), self.licence, mpp
-        )
+    def info(self, slide: Slide, name: str, class_names: Sequence[str], mpp: float, drawn: str = "") -> SampleInfo:
+        group, classes = self.group or slide.info.name, tuple(sorted(set(class_names)))
+        return SampleInfo(f"{slide.info.name} {name}", group, self.split, classes, self.licence, mpp, drawn)
 
 
 class Annotated(NamedTuple):
