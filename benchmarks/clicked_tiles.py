@@ -25,12 +25,14 @@ class ClickedTile(NamedTuple):
         points: (n, 2) float32 (x, y) px.
         classes: (n,) str.
         objects: (n, S, S) bool, the object of each click.
+        labels: (S, S) int32 all annotated objects, also those that no click is left of.
     """
 
     pair: PairImages
     points: np.ndarray
     classes: np.ndarray
     objects: np.ndarray
+    labels: np.ndarray
 
 
 def clicked_tiles(data: Path, size: int, context_factor: float, classes: Sequence[str] = ()) -> Iterator[ClickedTile]:
@@ -58,7 +60,7 @@ def clicked_tiles(data: Path, size: int, context_factor: float, classes: Sequenc
         low = None if sample.low is None else sample.low.image[None]
         if kept.any():
             pair = PairImages(sample.high.image[None], low, context_factor)
-            yield ClickedTile(pair, points[kept], names, objects[kept])
+            yield ClickedTile(pair, points[kept], names, objects[kept], truth)
 
 
 def iou_of(masks: np.ndarray, others: np.ndarray) -> np.ndarray:

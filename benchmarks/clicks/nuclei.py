@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 import torch
 
 from benchmarks.clicked_tiles import ClickedTile, clicked_tiles, iou_of, point_prompts
+from wsi_pipeline.evaluation.labels import Labels
+from wsi_pipeline.evaluation.metrics import Counts, ratios, score
 from wsi_pipeline.models.registry import build_segmenter
+from wsi_pipeline.models.roles import Instances, InstanceSegmenter
 from wsi_pipeline.models.sapnet.build import build_proposals
 from wsi_pipeline.models.sapnet.file import SapNetFacts
 from wsi_pipeline.models.sapnet.guidance import point_distance_guidance
@@ -19,6 +23,10 @@ from wsi_pipeline.models.weights import sha256_of
 from wsi_pipeline.workflow import ModelSettings
 
 CLASS = "nucleus"
+BRANCH, OUTLINED = "sapnet, from clicks", "lora-sam, from outlines"
+MIN_SCORE, MOST = 0.3, 1000
+MPP = 0.25
+"""What px are taken to measure, µm; the data sets do not all say."""
 
 
 def clicked_nuclei(data: Path, weights: Path) -> dict[str, Any]:
@@ -35,10 +43,8 @@ def clicked_nuclei(data: Path, weights: Path) -> dict[str, Any]:
     selector = build_segmenter(ModelSettings(model="sapnet-select", weights=str(weights)))
     proposals = build_proposals(facts)
     assert isinstance(selector, SapNetSelector)
-    found = [
-        _proposed(proposals, tile) | {"chosen": iou_of(_selected(selector, tile), tile.objects)}
-        for tile in clicked_tiles(data, selector.input_size, facts.context_factor, (CLASS,))
-    ]
+    tiles = list(clicked_tiles(data, selector.input_size, facts.context_factor, (CLASS,)))
+    found = [_proposed(proposals, tile) | {"chosen": iou_of(_selected(selector, tile), tile.objects)} for tile in tiles]
     means = {name: np.concatenate([one[name] for one in found]).mean(axis=0) for name in found[0]}
     return {
         "file": weights.name,
@@ -48,7 +54,37 @@ def clicked_nuclei(data: Path, weights: Path) -> dict[str, Any]:
         "sides": list(facts.proposer.sides),
         "low_patch": facts.proposer.low_patch,
         **{name: value.tolist() for name, value in means.items()},
+        "without": {
+            name: _found_alone(settings, tiles)
+            for name, settings in (
+                (BRANCH, ModelSettings(model="sapnet", weights=str(weights))),
+                (OUTLINED, ModelSettings(model="lora-sam")),
+            )
+        },
     }
+
+
+def _found_alone(settings: ModelSettings, tiles: Sequence[ClickedTile]) -> dict[str, float]:
+    """F1 at IoU 0.5 and panoptic quality of what a model finds without clicks, over all nuclei."""
+    finder = build_segmenter(settings)
+    assert isinstance(finder, InstanceSegmenter)
+    counts = []
+    for tile in tiles:
+        (groups,) = finder.find(tile.pair, mpp=MPP, min_score=MIN_SCORE, max_objects=MOST)
+        counts.append(score(Labels.of(tile.labels), Labels.of(_painted(groups, tile.labels.shape[0]))).counts)
+    found = ratios(Counts(*np.sum(counts, axis=0)))
+    return {"f1": float(found["f1"]), "pq": float(found["pq"])}
+
+
+def _painted(groups: Sequence[Instances], size: int) -> np.ndarray:
+    """(S, S) int32 objects, the surest on top."""
+    labels = np.zeros((size, size), np.int32)
+    if groups:
+        scores = np.concatenate([group.scores for group in groups])
+        masks = np.concatenate([group.masks.on_patch(size) for group in groups])
+        for number, row in enumerate(scores.argsort(kind="stable"), start=1):
+            labels[masks[row]] = number
+    return labels
 
 
 def _proposed(proposals: MaskProposals, tile: ClickedTile) -> dict[str, np.ndarray]:

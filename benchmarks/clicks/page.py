@@ -76,6 +76,7 @@ def _nuclei(nuclei: Mapping[str, Any]) -> str:
     asked += [f"{one}, farther" for one in asked] if nuclei["low_patch"] else []
     ways |= {f"always the answer to the box of {one}": value for one, value in zip(asked, nuclei["each"], strict=True)}
     rows = [[way, f"{value:.3f}"] for way, value in ways.items()]
+    alone = ([name, f"{one['f1']:.3f}", f"{one['pq']:.3f}"] for name, one in nuclei["without"].items())
     return (
         f"## Nuclei\n\n{nuclei['nuclei']} clicks, one in each nucleus of the middle of the {nuclei['tiles']} nuclei"
         f" tiles of the split `val`. The network is `{nuclei['file']}` (SHA-256 `{nuclei['sha256'][:12]}…`), trained on"
@@ -83,7 +84,8 @@ def _nuclei(nuclei: Mapping[str, Any]) -> str:
         " that most of the gain is that a mask with other clicks in it is a group, which needs no training. Proposals"
         " are LiteMedSAM's answers to boxes of growing sides around the click. Sides, how random boxes are drawn and"
         " how much a class counts were settled on the tiles of `train`.\n\n"
-        f"{table(['who chooses', 'IoU'], rows)}"
+        f"{table(['who chooses', 'IoU'], rows)}\n\nWithout clicks, on the same tiles:\n\n"
+        f"{table(['what finds', 'F1 at IoU 0.5', 'PQ'], alone)}"
     )
 
 
