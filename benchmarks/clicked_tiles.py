@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from wsi_pipeline.models.roles import PairImages, PromptBatch
 from wsi_pipeline.training.data.augment import Augmentation, AugmentedPairs
 from wsi_pipeline.training.data.clicks import Clicked, clicks_on
 from wsi_pipeline.training.data.tiles import open_tiles
+from wsi_pipeline.training.data.warp import STILL
 from wsi_pipeline.training.sources import VALIDATION, Joined
 
 _SEED = 0
@@ -35,7 +37,9 @@ class ClickedTile(NamedTuple):
     labels: np.ndarray
 
 
-def clicked_tiles(data: Path, size: int, context_factor: float, classes: Sequence[str] = ()) -> Iterator[ClickedTile]:
+def clicked_tiles(
+    data: Path, size: int, context_factor: float, classes: Sequence[str] = (), *, zoom: float = 1.0
+) -> Iterator[ClickedTile]:
     """Tiles of the split ``val`` that show objects.
 
     Args:
@@ -43,12 +47,14 @@ def clicked_tiles(data: Path, size: int, context_factor: float, classes: Sequenc
         size: S.
         context_factor: how much farther low patches see.
         classes: of the objects; none for all.
+        zoom: how much larger tiles are made.
 
     Raises:
         DatasetError: see ``open_tiles``.
     """
     source = Joined([open_tiles(data)], classes=tuple(classes))
-    plain = Augmentation.none(size, context_factor)
+    still = replace(STILL, zoom=(zoom, zoom))
+    plain = replace(Augmentation.none(size, context_factor), warp=still)
     clicked, whole = (AugmentedPairs(one, plain, _SEED) for one in (Clicked(source, _SEED), source))
     for number in source.numbers(VALIDATION):
         sample, truth = clicked[number], whole[number].high.labels

@@ -24,17 +24,18 @@ from wsi_pipeline.workflow import ModelSettings
 
 CLASS = "nucleus"
 BRANCH, OUTLINED = "sapnet, from clicks", "lora-sam, from outlines"
-MIN_SCORE, MOST = 0.3, 1000
+MIN_SCORE, MOST = 0.2, 1000
 MPP = 0.25
 """What px are taken to measure, µm; the data sets do not all say."""
 
 
-def clicked_nuclei(data: Path, weights: Path) -> dict[str, Any]:
+def clicked_nuclei(data: Path, weights: Path, zoom: float) -> dict[str, Any]:
     """Mean IoU of the masks that are chosen for clicks on nuclei of the split ``val``, by way to choose.
 
     Args:
         data: folder with a manifest.
         weights: a SAPNet that was trained on the split ``train``.
+        zoom: how much larger tiles are made.
 
     Raises:
         DatasetError, WeightsError: see ``open_tiles`` and ``build_selector``.
@@ -43,12 +44,13 @@ def clicked_nuclei(data: Path, weights: Path) -> dict[str, Any]:
     selector = build_segmenter(ModelSettings(model="sapnet-select", weights=str(weights)))
     proposals = build_proposals(facts)
     assert isinstance(selector, SapNetSelector)
-    tiles = list(clicked_tiles(data, selector.input_size, facts.context_factor, (CLASS,)))
+    tiles = list(clicked_tiles(data, selector.input_size, facts.context_factor, (CLASS,), zoom=zoom))
     found = [_proposed(proposals, tile) | {"chosen": iou_of(_selected(selector, tile), tile.objects)} for tile in tiles]
     means = {name: np.concatenate([one[name] for one in found]).mean(axis=0) for name in found[0]}
     return {
         "file": weights.name,
         "sha256": sha256_of(weights),
+        "zoom": zoom,
         "tiles": len(found),
         "nuclei": sum(len(one["chosen"]) for one in found),
         "sides": list(facts.proposer.sides),
@@ -72,7 +74,7 @@ def _found_alone(settings: ModelSettings, tiles: Sequence[ClickedTile]) -> dict[
     for tile in tiles:
         (groups,) = finder.find(tile.pair, mpp=MPP, min_score=MIN_SCORE, max_objects=MOST)
         counts.append(score(Labels.of(tile.labels), Labels.of(_painted(groups, tile.labels.shape[0]))).counts)
-    found = ratios(Counts(*np.sum(counts, axis=0)))
+    found = ratios(Counts(*np.sum(np.array(counts), axis=0)))
     return {"f1": float(found["f1"]), "pq": float(found["pq"])}
 
 

@@ -224,7 +224,7 @@ def test_losses_of_the_instance_head(stored_head: Stored, maps: SoloMaps, truth:
 
 
 def test_results_of_the_instance_head(stored_head: Stored, maps: SoloMaps) -> None:
-    (found,) = find(maps, (SIZE, SIZE), SOLO, min_score=0.3, max_objects=100)
+    (found,) = find(maps, (SIZE, SIZE), SOLO, cell_score=0.3, max_objects=100)
     close(found.scores, stored_head["result_scores"])
     same(found.labels, stored_head["result_labels"])
     masks = draw(found, (SIZE, SIZE), torch.zeros(len(found), 2, dtype=torch.int64), SIZE) > 0

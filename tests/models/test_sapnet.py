@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wsi_pipeline.errors import WeightsError, WorkflowError
 from wsi_pipeline.models.layers import EncoderOutput
+from wsi_pipeline.models.sapnet import network as network_module
 from wsi_pipeline.models.sapnet import solo_results
 from wsi_pipeline.models.sapnet.backbone import EmbeddedPyramid, ImagePyramid, ResNetFpn, TimmFpn
 from wsi_pipeline.models.sapnet.box_mining import box_mining
@@ -372,7 +373,7 @@ def blobs() -> Solos:
     for number, (row, column) in enumerate(((2, 2), (6, 7))):
         kernels[0][0, number, row, column] = 1.0
         categories[0][0, number, row, column] = 3.0 - number
-    (found,) = find(SoloMaps(kernels, categories, feature[None]), SIZE, SMALL.solo, min_score=0.1, max_objects=10)
+    (found,) = find(SoloMaps(kernels, categories, feature[None]), SIZE, SMALL.solo, cell_score=0.1, max_objects=10)
     return found
 
 
@@ -413,7 +414,7 @@ def test_masks_are_drawn_a_few_at_a_time_however_many_there_are(monkeypatch: pyt
         SoloMaps(kernels, categories, torch.ones(1, 2, 16, 16)),
         SIZE,
         SMALL.solo.model_copy(update={"min_score": 0.0}),
-        min_score=0.1,
+        cell_score=0.1,
         max_objects=1000,
     )
     assert len(found) == 2 * sum(grid**2 for grid in SMALL.solo.grids)
@@ -427,6 +428,17 @@ def test_nothing_is_found_where_no_cell_is_sure() -> None:
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
     assert draw(found, SIZE, torch.zeros(0, 2, dtype=torch.int64), 16).shape == (0, 16, 16)
+
+
+def test_objects_need_the_score_that_is_asked_for_once_better_ones_have_lowered_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    every, net = blobs(), network().eval()
+    monkeypatch.setattr(network_module, "find", lambda *args, **options: [every])
+    (sure,) = net.predict(net.levels(torch.rand(1, 3, *SIZE)), SIZE, min_score=float(every.scores.mean()))
+    assert (len(every), len(sure)) == (2, 1)
+    torch.testing.assert_close(sure.boxes, every.boxes[:1])
+    assert draw(sure, SIZE, torch.zeros(1, 2, dtype=torch.int64), 16).shape == (1, 16, 16)
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "linear"])

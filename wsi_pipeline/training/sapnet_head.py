@@ -36,7 +36,7 @@ from wsi_pipeline.training.sapnet_recipe import SapNetRecipe
 from wsi_pipeline.training.sources import Joined
 from wsi_pipeline.workflow import ModelSettings
 
-MIN_SCORE, MOST = 0.3, 1000
+MIN_SCORE, MOST = 0.2, 1000
 """Objects without clicks that epochs are judged by."""
 
 

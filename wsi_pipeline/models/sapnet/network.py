@@ -23,7 +23,7 @@ from wsi_pipeline.models.sapnet.scores import of_label
 from wsi_pipeline.models.sapnet.selection import Choice, Clicks, select_proposals
 from wsi_pipeline.models.sapnet.settings import SapNetSettings
 from wsi_pipeline.models.sapnet.solo_head import LEVELS, SoloHead
-from wsi_pipeline.models.sapnet.solo_results import Solos, find
+from wsi_pipeline.models.sapnet.solo_results import CELL_SCORE, Solos, find
 
 Size = tuple[int, int]
 """(height, width) px of patches."""
@@ -153,8 +153,10 @@ class SapNet(nn.Module):
         Args:
             levels: of the patches.
             size: of the patches.
-            min_score: of a class in a cell, before its mask is looked at.
+            min_score: objects need this score, once better ones of their class have lowered it.
             max_objects: the most of a patch.
         """
         assert self.head is not None
-        return find(self.head(levels), size, self.settings.solo, min_score=min_score, max_objects=max_objects)
+        solo, cell_score = self.settings.solo, min(CELL_SCORE, min_score)
+        found = find(self.head(levels), size, solo, cell_score=cell_score, max_objects=max_objects)
+        return [one.surest(min_score) for one in found]

@@ -18,6 +18,8 @@ from wsi_pipeline.models.sapnet.settings import SoloSettings
 from wsi_pipeline.models.sapnet.solo_head import SoloMaps, by_cell
 from wsi_pipeline.models.windows import cut_windows
 
+CELL_SCORE = 0.1
+"""Of the class, from which on the mask of a cell is looked at; published."""
 INSIDE = 0.5
 """Probability above which a px belongs to the object."""
 _PX_AT_ONCE = 1 << 21
@@ -45,9 +47,15 @@ class Solos:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def surest(self, min_score: float) -> Solos:
+        """Those of this score at least."""
+        count = int((self.scores >= min_score).sum())
+        scores, labels, boxes, kernels = (part[:count] for part in (self.scores, self.labels, self.boxes, self.kernels))
+        return Solos(scores, labels, boxes, kernels, self.feature)
+
 
 def find(
-    maps: SoloMaps, size: tuple[int, int], settings: SoloSettings, *, min_score: float, max_objects: int
+    maps: SoloMaps, size: tuple[int, int], settings: SoloSettings, *, cell_score: float, max_objects: int
 ) -> list[Solos]:
     """The objects of each patch.
 
@@ -55,12 +63,12 @@ def find(
         maps: of B patches.
         size: (height, width) px of the patches.
         settings: of the branch.
-        min_score: of the class, before the mask is looked at.
+        cell_score: of the class, before the mask is looked at.
         max_objects: the most of a patch.
     """
     scores, kernels = by_cell([_peaks(one.sigmoid()) for one in maps.categories]), by_cell(maps.kernels)
     return [
-        _of_patch(*one, size, settings, min_score=min_score, max_objects=max_objects)
+        _of_patch(*one, size, settings, cell_score=cell_score, max_objects=max_objects)
         for one in zip(scores, kernels, maps.feature, strict=True)
     ]
 
@@ -98,10 +106,10 @@ def _of_patch(
     size: tuple[int, int],
     settings: SoloSettings,
     *,
-    min_score: float,
+    cell_score: float,
     max_objects: int,
 ) -> Solos:
-    cells, labels = (scores > min_score).nonzero(as_tuple=True)
+    cells, labels = (scores > cell_score).nonzero(as_tuple=True)
     areas, clearness = _measured(kernels[cells], feature)
     large = areas > _smallest(settings).to(areas)[cells]
     cells, labels, clearness = cells[large], labels[large], clearness[large]
