@@ -155,6 +155,7 @@ class QuPathPrompts(Section):
     class_name: str | None = Field(None, alias="class", description="for prompts without a class of their own")
     roi_classes: list[str] = Field(["Region*"], description="annotations of these classes limit the run")
     negative_classes: list[str] = Field(["Ignore*", "Negative"], description="points of these classes mean 'not here'")
+    points_only: bool = Field(False, description="leave out what is no point, and say so")
     use_outline: bool = Field(True, description="an outline is a mask prompt too, where the model takes masks")
     fallback: Literal["keep", "drop"] = Field(
         "keep", description="what an annotation without a usable answer leaves: its own outline, or nothing"

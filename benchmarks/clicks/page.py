@@ -82,9 +82,9 @@ def _nuclei(nuclei: Mapping[str, Any]) -> str:
         f" tiles of the split `val`, which are made {nuclei['zoom']:g} times as large, as in training. The network is"
         f" `{nuclei['file']}` (SHA-256 `{nuclei['sha256'][:12]}…`), trained on clicks on the tiles of the split"
         " `train`. There is but one class, which is told from the background alone, so that most of the gain is that a"
-        " mask with other clicks in it is a group, which needs no training. Proposals are LiteMedSAM's answers to boxes of"
-        " growing sides around the click. Sides, how random boxes are drawn and how much a class counts were settled on"
-        " the tiles of `train`.\n\n"
+        " mask with other clicks in it is a group, which needs no training. Proposals are LiteMedSAM's answers to"
+        " boxes of growing sides around the click. Sides, how random boxes are drawn and how much a class counts were"
+        " settled on the tiles of `train`.\n\n"
         f"{table(['who chooses', 'IoU'], rows)}\n\nWithout clicks, on the same tiles:\n\n"
         f"{table(['what finds', 'F1 at IoU 0.5', 'PQ'], alone)}"
     )

@@ -67,6 +67,16 @@ def test_shapes_become_points_boxes_and_masks(tmp_path):
     assert prompts[4].positive[:, 0].tolist() == [5, 15, 25, 35, 45, 55, 65, 75]
 
 
+def test_where_points_alone_are_wanted_the_rest_is_left_out_with_a_warning(tmp_path):
+    alone = QuPathPrompts(source="qupath", points_only=True)
+    features = _feature(shapely.Point(10, 20)), _feature(_BLOB), _feature(shapely.box(100, 100, 200, 150))
+    found = _read(tmp_path, *features, settings=alone)
+    assert [prompt.kind for prompt in found.prompts] == ["point"]
+    assert found.warnings == ["prompts.geojson: 2 outlines or rectangles are no points and are left out"]
+    with pytest.raises(PromptError, match="holds no points"):
+        _read(tmp_path, *features[1:], settings=alone)
+
+
 def test_every_line_of_a_multi_line_gets_points(tmp_path):
     lines = {"type": "MultiLineString", "coordinates": [[[0, 0], [8, 0]], [[0, 100], [80, 100]]]}
     (prompt,) = _read(tmp_path, _feature(lines)).prompts

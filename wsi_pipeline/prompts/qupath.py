@@ -125,6 +125,9 @@ class _Sorting:
 
     def add_prompt(self, item: QuPathObject, geometry: BaseGeometry) -> None:
         kind = self.kind(item, geometry)
+        if self.settings.points_only and kind != "point":
+            self.counts["outlines or rectangles are no points and are left out"] += 1
+            return
         points = positive_points(geometry) if kind == "point" else np.zeros((0, 2))
         self.prompts.append(
             Prompt(
@@ -175,7 +178,8 @@ class _Sorting:
                 where=self.first_outside,
                 fix="Check that the file belongs to this slide, and set export.qupath_origin if QuPath did not crop it",
             )
-        what = "holds negative points only" if self.negative else "holds no prompts"
+        wanted = "points" if self.settings.points_only else "prompts"
+        what = "holds negative points only" if self.negative else f"holds no {wanted}"
         raise PromptError(what, where=self.path, fix="Draw points, boxes or outlines in QuPath and export them")
 
     def inside(self, rois: BaseGeometry | None) -> list[Prompt]:
