@@ -76,15 +76,16 @@ def _nuclei(nuclei: Mapping[str, Any]) -> str:
     asked += [f"{one}, farther" for one in asked] if nuclei["low_patch"] else []
     ways |= {f"always the answer to the box of {one}": value for one, value in zip(asked, nuclei["each"], strict=True)}
     rows = [[way, f"{value:.3f}"] for way, value in ways.items()]
+    larger = "" if nuclei["zoom"] == 1 else f", which are made {nuclei['zoom']:g} times as large"
     alone = ([name, f"{one['f1']:.3f}", f"{one['pq']:.3f}"] for name, one in nuclei["without"].items())
     return (
         f"## Nuclei\n\n{nuclei['nuclei']} clicks, one in each nucleus of the middle of the {nuclei['tiles']} nuclei"
-        f" tiles of the split `val`, which are made {nuclei['zoom']:g} times as large, as in training. The network is"
-        f" `{nuclei['file']}` (SHA-256 `{nuclei['sha256'][:12]}…`), trained on clicks on the tiles of the split"
-        " `train`. There is but one class, which is told from the background alone, so that most of the gain is that a"
-        " mask with other clicks in it is a group, which needs no training. Proposals are LiteMedSAM's answers to"
-        " boxes of growing sides around the click. Sides, how random boxes are drawn and how much a class counts were"
-        " settled on the tiles of `train`.\n\n"
+        f" tiles of the split `val`{larger}. The network is `{nuclei['file']}` (SHA-256 `{nuclei['sha256'][:12]}…`),"
+        " trained on clicks on the tiles of the split `train`. There is but one class, which is told from the"
+        " background alone, so that most of the gain is that a mask with other clicks in it is a group, which needs no"
+        " training. Proposals are LiteMedSAM's answers to boxes of growing sides around the click. Sides, how random"
+        " boxes are drawn and how much a class counts were settled on the tiles of `train`, with the numbers of `val`"
+        " in sight.\n\n"
         f"{table(['who chooses', 'IoU'], rows)}\n\nWithout clicks, on the same tiles:\n\n"
         f"{table(['what finds', 'F1 at IoU 0.5', 'PQ'], alone)}"
     )
@@ -98,6 +99,7 @@ def _how(cells: Mapping[str, Any]) -> str:
         " any size.",
         f"Each network learned from {cells['scenes']} scenes, one a step, {cells['steps']} steps, and chose on"
         f" {cells['test']} others of nine cells each. Its backbone is three convolutions of stride 4 with group norm.",
+        "Seeds differ by much: rows whose ranges overlap are not told apart by so few of them.",
         "What SAM says of its masks is drawn: most of the nucleus. *Best* takes the right mask each time.",
         "The network's norm and the limit from which on the inner half of a box is a negative (8² px) were settled on"
         " other scenes and seeds before.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from wsi_pipeline.workflow import ModelSettings
 OTHERS = ("sam", "hq-sam")
 SIDES = (12.0, 20.0, 32.0, 52.0, 88.0, 144.0)
 """Boxes around a click that the others are asked with, px; as many as there are answers."""
+
+ZOOMS = {("nucleus",): 1.0, ("benign gland", "tumour region"): 0.5}
+"""How much larger tiles of some classes are made: a patch holds a whole gland at half the size only."""
 
 
 class Answered(NamedTuple):
@@ -49,7 +53,8 @@ def clicked_objects(data: Path, weights: Path) -> dict[str, Any]:
     models = {KIND: _levels_of(network)} | {name: _boxes_of(name) for name in OTHERS}
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in models}
     classes = []
-    for tile in clicked_tiles(data, network.input_size, context_factor=1.0):
+    tiles = (clicked_tiles(data, network.input_size, 1.0, names, zoom=zoom) for names, zoom in ZOOMS.items())
+    for tile in chain.from_iterable(tiles):
         classes.append(tile.classes)
         for name, ask in models.items():
             masks, surest = ask(tile)

@@ -282,7 +282,7 @@ _BUILT_IN = {
         _built_by("wsi_pipeline.models.sapnet.build", "build_segmenter"),
         weight_files=lambda settings: sapnet.sapnet_plan(settings, section=section_of(settings)).files,
         class_names=sapnet.class_names,
-        status="to be trained, from clicks",
+        status="one for nuclei ships for lite-medsam; others are trained, from clicks",
     ),
     "sapnet-select": ModelSpec(
         "sapnet-select",
@@ -294,7 +294,7 @@ _BUILT_IN = {
         backbones=tuple(BACKBONES),
         weight_files=lambda settings: sapnet.selector_plan(settings, section=section_of(settings)).files,
         context_factor=sapnet.context_factor,
-        status="to be trained, from clicks",
+        status="one for nuclei ships for lite-medsam; others are trained, from clicks",
     ),
     "semantic-sam": _segmenter_and_recogniser(
         "semantic-sam",
