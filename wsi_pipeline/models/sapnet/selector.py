@@ -133,7 +133,9 @@ class SapNetSelector:
         names = [""] * len(prompts) if prompts.classes is None else prompts.classes.tolist()
         unknown = sorted(set(names) - {"", *self.class_names})
         if unknown:
-            fix = f"Give these points one of its classes ({', '.join(self.class_names)}), or none, or train it with them"
+            fix = (
+                f"Give these points one of its classes ({', '.join(self.class_names)}), or none, or train it with them"
+            )
             raise PromptError(f"knows no class {', '.join(unknown)}", where="sapnet-select", fix=fix)
         return np.array([self.class_names.index(name) if name else _NO_CLASS for name in names], np.int64)
 
