@@ -53,7 +53,9 @@ def _wishes(found: Mapping[str, Any]) -> str:
         f" {found['clicks']} clicks; means over seeds ({listed(found['seeds'])}). The thresholds were set before"
         f" anything was measured.\n\n{table(['wished', MANY, BY_SIZE], rows)}\n\nThe order is over all answers to all"
         " clicks, which have at most three true masks here: several answers share one, and some glands are as small as"
-        f" others' cells. The true masks themselves, spread over six levels, reach {true['order']:.3f}."
+        f" others' cells. The true masks themselves, spread over six levels, reach {true['order']:.3f}.\n\n"
+        "Many-to-one, too, the answer that is nearest to a mask alone learns from it, so that its six answers settle on"
+        " masks of several sizes as well. What is known beforehand is less: which of the six is how coarse."
     )
 
 
