@@ -125,7 +125,7 @@ def memory(objects: int = 1000, side: int = 1024) -> float:
     """MiB by which finding and drawing the objects of one patch raises this process's peak; Linux."""
     maps = crowded_maps(objects, side)
     before = _peak()
-    (found,) = find(maps, (side, side), SOLO, min_score=0.1, max_objects=objects)
+    (found,) = find(maps, (side, side), SOLO, cell_score=0.1, max_objects=objects)
     assert len(found) == objects
     start = found.boxes[:, :2].long().clamp(max=side - 64)
     assert (draw(found, (side, side), start, 64) > 0).flatten(1).any(dim=1).all()

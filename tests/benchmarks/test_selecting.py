@@ -49,6 +49,6 @@ def test_all_at_once_are_quicker() -> None:
 
 
 def test_every_disc_of_a_crowded_patch_is_found() -> None:
-    (found,) = find(selecting.crowded_maps(100, 256), (256, 256), selecting.SOLO, min_score=0.1, max_objects=100)
+    (found,) = find(selecting.crowded_maps(100, 256), (256, 256), selecting.SOLO, cell_score=0.1, max_objects=100)
     middles = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
     assert len({(int(x // 25.6), int(y // 25.6)) for x, y in middles.tolist()}) == 100

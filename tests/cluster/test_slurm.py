@@ -64,19 +64,19 @@ def digests(tools: Any, output: Path) -> dict[str, dict[str, str]]:
     return {name: tools.contents(output / name) for name in SLIDES}
 
 
-def states() -> Counter[str]:
-    """How many jobs there are, and were, in each state."""
+def states() -> dict[str, str]:
+    """The state of each job there is, and was until SLURM forgets it, by its number."""
     listed = subprocess.run(
-        ["squeue", "--states=all", "--noheader", "--format=%T"], capture_output=True, text=True, check=True
+        ["squeue", "--states=all", "--noheader", "--format=%i %T"], capture_output=True, text=True, check=True
     )
-    return Counter(listed.stdout.split())
+    return dict(line.split() for line in listed.stdout.splitlines())
 
 
 @pytest.fixture
 def seen(slurm: None) -> Callable[[], Counter[str]]:
-    """Tells what became of the jobs of this test."""
-    before = states()
-    return lambda: states() - before
+    """Tells what became of the jobs of this test; those of earlier ones may be forgotten meanwhile."""
+    before = states().keys()
+    return lambda: Counter(state for job, state in states().items() if job not in before)
 
 
 class Running:
@@ -134,7 +134,7 @@ def start(tools: Any, words: Any, slurm: None, tmp_path: Path) -> Callable[..., 
 
 
 def no_job_is_left() -> bool:
-    return not {"PENDING", "RUNNING"} & set(states())
+    return not {"PENDING", "RUNNING"} & set(states().values())
 
 
 def test_archive_runs_in_jobs(tools: Any, start: Any, local: Any, tmp_path: Path, seen: Any) -> None:
@@ -161,7 +161,8 @@ def test_workers_hand_over_before_their_time_is_up(
     tools: Any, start: Any, local: Any, tmp_path: Path, seen: Any
 ) -> None:
     wanted = {"minimum": 1, "maximum": 2}
-    with start(0.4, walltime="1min", lifetime_margin="50s", workers=wanted) as running:
+    # so slow that a fast machine, too, needs longer than the ten seconds of a worker
+    with start(1.2, walltime="1min", lifetime_margin="50s", workers=wanted) as running:
         running.finish()
     assert digests(tools, tmp_path / "out") == local
     assert seen()["COMPLETED"] >= 2
