@@ -13,6 +13,7 @@ from benchmarks.clicked_tiles import iou_of
 from benchmarks.clicks.choosing import FULL, PATCH, WAYS, fitted, pixels_of
 from benchmarks.clicks.small_network import small_network
 from wsi_pipeline.models.coarse_prompts import bounding_boxes
+from wsi_pipeline.models.roles import objects_on_patch
 from wsi_pipeline.models.sapnet.network import SapNet
 from wsi_pipeline.models.sapnet.segmenter import instances_of
 from wsi_pipeline.training.sapnet_loss import solo_losses
@@ -50,13 +51,9 @@ def _area(scores: np.ndarray, right: np.ndarray, there: int) -> float:
 def _judged(network: SapNet, scene: CellScene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores, kinds and whether they are right (k,), of the objects found on a scene; a cell is found once."""
     (solos,) = network.predict(network.levels(pixels_of(scene)), PATCH, min_score=MIN_SCORE, max_objects=MOST)
-    groups = instances_of(solos, PATCH[0])
-    scores, kinds = (
-        np.concatenate([np.zeros(0), *(getattr(group, name) for group in groups)]) for name in ("scores", "classes")
-    )
-    masks = np.concatenate([np.zeros((0, *PATCH), bool), *(group.masks.on_patch(PATCH[0]) for group in groups)])
+    masks, scores, kinds = objects_on_patch(instances_of(solos, PATCH[0]), PATCH[0])
     right, taken = np.zeros(len(scores), bool), np.zeros(len(scene.kinds), bool)
-    for row in np.argsort(-scores, kind="stable"):
+    for row in range(len(scores)):
         iou = iou_of(masks[row], scene.cells) * (scene.kinds == kinds[row] - 1) * ~taken
         if iou.max() >= MATCH_IOU:
             right[row] = taken[iou.argmax()] = True

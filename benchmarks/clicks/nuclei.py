@@ -13,29 +13,28 @@ from benchmarks.clicked_tiles import ClickedTile, clicked_tiles, iou_of, point_p
 from wsi_pipeline.evaluation.labels import Labels
 from wsi_pipeline.evaluation.metrics import Counts, ratios, score
 from wsi_pipeline.models.registry import build_segmenter
-from wsi_pipeline.models.roles import Instances, InstanceSegmenter
+from wsi_pipeline.models.roles import Instances, InstanceSegmenter, objects_on_patch
 from wsi_pipeline.models.sapnet.build import build_proposals
 from wsi_pipeline.models.sapnet.file import SapNetFacts
 from wsi_pipeline.models.sapnet.guidance import point_distance_guidance
 from wsi_pipeline.models.sapnet.proposals import MaskProposals, Proposals
 from wsi_pipeline.models.sapnet.selector import SapNetSelector
 from wsi_pipeline.models.weights import sha256_of
+from wsi_pipeline.training.sapnet_head import MIN_SCORE, MOST
 from wsi_pipeline.workflow import ModelSettings
 
 CLASS = "nucleus"
 BRANCH, OUTLINED = "sapnet, from clicks", "lora-sam, from outlines"
-MIN_SCORE, MOST = 0.2, 1000
 MPP = 0.25
 """What px are taken to measure, µm; the data sets do not all say."""
 
 
-def clicked_nuclei(data: Path, weights: Path, zoom: float) -> dict[str, Any]:
+def clicked_nuclei(data: Path, weights: Path) -> dict[str, Any]:
     """Mean IoU of the masks that are chosen for clicks on nuclei of the split ``val``, by way to choose.
 
     Args:
         data: folder with a manifest.
         weights: a SAPNet that was trained on the split ``train``.
-        zoom: how much larger tiles are made.
 
     Raises:
         DatasetError, WeightsError: see ``open_tiles`` and ``build_selector``.
@@ -44,13 +43,12 @@ def clicked_nuclei(data: Path, weights: Path, zoom: float) -> dict[str, Any]:
     selector = build_segmenter(ModelSettings(model="sapnet-select", weights=str(weights)))
     proposals = build_proposals(facts)
     assert isinstance(selector, SapNetSelector)
-    tiles = list(clicked_tiles(data, selector.input_size, facts.context_factor, (CLASS,), zoom=zoom))
+    tiles = list(clicked_tiles(data, selector.input_size, facts.context_factor, (CLASS,)))
     found = [_proposed(proposals, tile) | {"chosen": iou_of(_selected(selector, tile), tile.objects)} for tile in tiles]
     means = {name: np.concatenate([one[name] for one in found]).mean(axis=0) for name in found[0]}
     return {
         "file": weights.name,
         "sha256": sha256_of(weights),
-        "zoom": zoom,
         "tiles": len(found),
         "nuclei": sum(len(one["chosen"]) for one in found),
         "sides": list(facts.proposer.sides),
@@ -81,11 +79,9 @@ def _found_alone(settings: ModelSettings, tiles: Sequence[ClickedTile]) -> dict[
 def _painted(groups: Sequence[Instances], size: int) -> np.ndarray:
     """(S, S) int32 objects, the surest on top."""
     labels = np.zeros((size, size), np.int32)
-    if groups:
-        scores = np.concatenate([group.scores for group in groups])
-        masks = np.concatenate([group.masks.on_patch(size) for group in groups])
-        for number, row in enumerate(scores.argsort(kind="stable"), start=1):
-            labels[masks[row]] = number
+    masks, _, _ = objects_on_patch(groups, size)
+    for number, mask in enumerate(masks[::-1], start=1):
+        labels[mask] = number
     return labels
 
 

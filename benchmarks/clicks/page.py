@@ -76,11 +76,10 @@ def _nuclei(nuclei: Mapping[str, Any]) -> str:
     asked += [f"{one}, farther" for one in asked] if nuclei["low_patch"] else []
     ways |= {f"always the answer to the box of {one}": value for one, value in zip(asked, nuclei["each"], strict=True)}
     rows = [[way, f"{value:.3f}"] for way, value in ways.items()]
-    larger = "" if nuclei["zoom"] == 1 else f", which are made {nuclei['zoom']:g} times as large"
     alone = ([name, f"{one['f1']:.3f}", f"{one['pq']:.3f}"] for name, one in nuclei["without"].items())
     return (
         f"## Nuclei\n\n{nuclei['nuclei']} clicks, one in each nucleus of the middle of the {nuclei['tiles']} nuclei"
-        f" tiles of the split `val`{larger}. The network is `{nuclei['file']}` (SHA-256 `{nuclei['sha256'][:12]}…`),"
+        f" tiles of the split `val`. The network is `{nuclei['file']}` (SHA-256 `{nuclei['sha256'][:12]}…`),"
         " trained on clicks on the tiles of the split `train`. There is but one class, which is told from the"
         " background alone, so that most of the gain is that a mask with other clicks in it is a group, which needs no"
         " training. Proposals are LiteMedSAM's answers to boxes of growing sides around the click. Sides, how random"

@@ -43,7 +43,6 @@ class Options:
     Attributes:
         folder: keeps trained networks.
         data, weights: annotated tiles and a SAPNet that was trained on them; None for drawn cells alone.
-        zoom: how much larger these tiles are made.
         seeds: of the networks and of the scenes to learn from.
         scenes, test: to learn from and to measure on.
         steps, branch_steps: of training who chooses, and the instance branch.
@@ -52,7 +51,6 @@ class Options:
     folder: Path
     data: Path | None = None
     weights: Path | None = None
-    zoom: float = 1.0
     seeds: Sequence[int] = (11, 12, 13)
     scenes: int = 60
     test: int = 20
@@ -68,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
     """
     cells, nuclei = drawn_cells(options), None
     if options.data is not None and options.weights is not None:
-        nuclei = clicked_nuclei(options.data, options.weights, options.zoom)
+        nuclei = clicked_nuclei(options.data, options.weights)
     return {"cells": cells, "nuclei": nuclei, "passed": passed(cells, nuclei)}
 
 

@@ -13,7 +13,7 @@ from benchmarks.nested_scenes import CELL_TYPES, OBJECTS, PARTS
 from wsi_pipeline.models.layers import EncoderOutput
 from wsi_pipeline.models.semantic_sam.answers import GUESSES, POINT, Answers
 from wsi_pipeline.models.semantic_sam.mini import MiniSemanticSam
-from wsi_pipeline.training.many_to_many import Targets, in_order
+from wsi_pipeline.training.many_to_many import Targets, spread_by_size
 from wsi_pipeline.training.semantic_sam_batches import LevelBatch
 from wsi_pipeline.training.semantic_sam_head import HIT, areas_of, overlaps
 
@@ -97,7 +97,7 @@ def scores_of(found: Found) -> dict[str, float]:
 
 def true_areas(targets: Targets) -> np.ndarray:
     """(C, 6) float64 share of the patch that the true masks around each click cover, spread over the levels."""
-    spread, _ = in_order(targets)
+    spread, _ = spread_by_size(targets)
     areas: np.ndarray = spread.masks.mean(dim=(1, 2)).double().numpy().reshape(-1, GUESSES)
     return areas
 

@@ -20,7 +20,7 @@ from wsi_pipeline.models.semantic_sam.answers import BOX, POINT, Answers
 from wsi_pipeline.training import semantic_sam_head
 from wsi_pipeline.training.data.augment import Augmentation, augment
 from wsi_pipeline.training.data.samples import Picture, Sample, SampleInfo
-from wsi_pipeline.training.many_to_many import Targets, in_order, match
+from wsi_pipeline.training.many_to_many import Targets, match, spread_by_size
 from wsi_pipeline.training.point_sampling import PointSampling
 from wsi_pipeline.training.semantic_sam_batches import Asking, draw_prompts, holders, targets_of
 from wsi_pipeline.training.semantic_sam_head import SemanticHead, overlaps
@@ -137,7 +137,7 @@ def test_by_size_every_answer_learns_the_first_from_the_largest_mask(sides: list
     for row, side in enumerate(side for some in sides for side in some):
         masks[row, :side, :side] = 1
     boxes, none = torch.zeros(len(click), 4), torch.full((len(click),), -1)
-    spread, token = in_order(Targets(click, masks, torch.zeros_like(masks), boxes, none, none))
+    spread, token = spread_by_size(Targets(click, masks, torch.zeros_like(masks), boxes, none, none))
     assert token.tolist() == list(range(6)) * len(sides)
     assert spread.click.tolist() == [number for number in range(len(sides)) for _ in range(6)]
     areas = spread.masks.sum(dim=(1, 2)).reshape(-1, 6)

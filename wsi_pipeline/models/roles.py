@@ -158,6 +158,23 @@ class Instances:
         return Instances(self.masks.take(rows), self.boxes[rows], self.scores[rows], self.classes[rows])
 
 
+def objects_on_patch(groups: Sequence[Instances], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All objects of one pair, the surest first.
+
+    Args:
+        groups: as ``InstanceSegmenter.find`` gives them.
+        size: S, side of the patches, px.
+
+    Returns:
+        (n, S, S) bool masks, (n,) scores and (n,) int64 classes, as of ``Instances``.
+    """
+    masks = np.concatenate([np.zeros((0, size, size), bool), *(group.masks.on_patch(size) for group in groups)])
+    scores = np.concatenate([np.zeros(0, np.float32), *(group.scores for group in groups)])
+    classes = np.concatenate([np.zeros(0, np.int64), *(group.classes for group in groups)])
+    order = np.argsort(-scores, kind="stable")
+    return masks[order], scores[order], classes[order]
+
+
 @runtime_checkable
 class InstanceSegmenter(Protocol):
     """Which objects, and which pixels of each? It needs no prompts."""

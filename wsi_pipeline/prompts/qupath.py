@@ -180,7 +180,8 @@ class _Sorting:
             )
         wanted = "points" if self.settings.points_only else "prompts"
         what = "holds negative points only" if self.negative else f"holds no {wanted}"
-        raise PromptError(what, where=self.path, fix="Draw points, boxes or outlines in QuPath and export them")
+        drawn = "points" if self.settings.points_only else "points, boxes or outlines"
+        raise PromptError(what, where=self.path, fix=f"Draw {drawn} in QuPath and export them")
 
     def inside(self, rois: BaseGeometry | None) -> list[Prompt]:
         if rois is None or not self.prompts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -18,7 +17,7 @@ from wsi_pipeline.models.lora_sam.file import KIND, Facts, state_of
 from wsi_pipeline.models.lora_sam.model import LoraSam
 from wsi_pipeline.models.lora_sam.settings import LoraSamSettings
 from wsi_pipeline.models.resolve import lora_sam_plan, sam_plan
-from wsi_pipeline.models.roles import Instances
+from wsi_pipeline.models.roles import objects_on_patch
 from wsi_pipeline.training.boundary import boundary_iou, mask_iou
 from wsi_pipeline.training.domain_head import start_decoder
 from wsi_pipeline.training.draws import seeded
@@ -97,16 +96,10 @@ class LoraHead(Head[PatchBatch]):
         """
         found = self.module.instances(self.module.encode(part.pixels), min_score=MIN_SCORE, most=MOST, margin=MARGIN)
         scores = [
-            _scores(_on_patch(groups, self.module.size).to(self._device), truth)
+            _scores(torch.from_numpy(objects_on_patch(groups, self.module.size)[0]).to(self._device), truth)
             for groups, truth in zip(found, part.truths, strict=True)
         ]
         return torch.cat(scores, dim=1)
-
-
-def _on_patch(groups: list[Instances], size: int) -> Tensor:
-    """(n, S, S) bool masks of the objects of one image."""
-    masks = [group.masks.on_patch(size) for group in groups]
-    return torch.from_numpy(np.concatenate([np.zeros((0, size, size), bool), *masks]))
 
 
 def _scores(found: Tensor, truth: Truth) -> Tensor:

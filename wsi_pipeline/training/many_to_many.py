@@ -115,7 +115,7 @@ def match(costs: Tensor, click: Tensor, clicks: int) -> Tensor:
     return torch.from_numpy(token).to(click.device)
 
 
-def in_order(targets: Targets) -> tuple[Targets, Tensor]:
+def spread_by_size(targets: Targets) -> tuple[Targets, Tensor]:
     """Every answer learns: the first from the largest mask around its click, the last from the smallest.
 
     Neighbours share a mask where there are fewer than six. Ours: by their costs alone, answers that no mask needs learn

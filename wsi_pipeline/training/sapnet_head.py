@@ -17,6 +17,7 @@ from wsi_pipeline.evaluation.metrics import Counts, ratios, score
 from wsi_pipeline.models.builders import load_sam
 from wsi_pipeline.models.preprocess import to_tensor
 from wsi_pipeline.models.resolve import WeightPlan, sam_plan
+from wsi_pipeline.models.roles import objects_on_patch
 from wsi_pipeline.models.sapnet.backbone import ImagePyramid
 from wsi_pipeline.models.sapnet.build import build_network, build_proposals, load_sapnet
 from wsi_pipeline.models.sapnet.file import KIND, SapNetFacts
@@ -122,13 +123,9 @@ class SapNetHead(Head[ClickBatch]):
     def _found(self, part: ClickBatch) -> tuple[np.ndarray, list[int]]:
         """(n, S, S) bool objects of one patch, the surest first, and their classes from 0 on."""
         (solos,) = self.module.predict(self._levels(part.seen), self._size, min_score=MIN_SCORE, max_objects=MOST)
-        groups, size = instances_of(solos, self._size[0]), self._size[0]
-        masks = np.concatenate([np.zeros((0, size, size), bool), *(group.masks.on_patch(size) for group in groups)])
-        scores, classes = (
-            np.concatenate([np.zeros(0), *(getattr(group, name) for group in groups)]) for name in ("scores", "classes")
-        )
-        order = np.argsort(-scores, kind="stable")
-        return masks[order], (classes[order] - 1).astype(int).tolist()
+        side, _ = self._size
+        masks, _, classes = objects_on_patch(instances_of(solos, side), side)
+        return masks, (classes - 1).tolist()
 
     def _chosen(self, part: ClickBatch) -> tuple[np.ndarray, list[int]]:
         """The same of the masks that are chosen for clicks."""

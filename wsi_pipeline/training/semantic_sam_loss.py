@@ -24,9 +24,9 @@ from wsi_pipeline.training.many_to_many import (
     Targets,
     compare_boxes,
     compare_masks,
-    in_order,
     match,
     pair_costs,
+    spread_by_size,
 )
 from wsi_pipeline.training.point_sampling import PointSampling, read_at, sample_points
 
@@ -62,10 +62,10 @@ def semantic_losses(
         targets: of the B * n clicks, by click.
         sampling: points of each pair's masks.
         generator: of all draws.
-        by_size: pairs are made by the sizes of the true masks instead, see ``in_order``.
+        by_size: pairs are made by the sizes of the true masks instead, see ``spread_by_size``.
     """
     if by_size:
-        targets, token = in_order(targets)
+        targets, token = spread_by_size(targets)
     else:
         token = token_of_targets(layers[-1], targets, uniform((sampling.count, 2), generator, targets.masks.device))
     found = []

@@ -92,7 +92,7 @@ def negatives(
         here = clicks.image_index == image
         proposed = clicks.proposals[here].flatten(0, 1)
         if settings.negative_sizes == "proposals":
-            boxes = _alike(proposed[area_of(proposed) > 0], sizes[image].to(box), uniforms[image])
+            boxes = _boxes_like(proposed[area_of(proposed) > 0], sizes[image].to(box), uniforms[image])
         iou = box_iou(boxes, proposed)
         part = parts[here & large]
         counts = torch.cat([(iou < settings.negative_iou).all(dim=1), part.new_ones(len(part), dtype=torch.bool)])
@@ -125,7 +125,7 @@ def _random_boxes(sizes: Tensor, uniforms: Tensor) -> Tensor:
     return torch.cat([low, high], dim=1).transpose(1, 2)
 
 
-def _alike(proposed: Tensor, size: Tensor, uniforms: Tensor) -> Tensor:
+def _boxes_like(proposed: Tensor, size: Tensor, uniforms: Tensor) -> Tensor:
     """(N, 4) boxes of half to twice the size of proposals (P, 4), half of them near these, half anywhere; none where
     there are no proposals.
 

@@ -98,8 +98,7 @@ class SapNetSelector:
         rows = np.flatnonzero(proposals.valid.any(axis=1))
         if len(rows):
             given = points, labels, prompts.image_index, proposals.boxes, proposals.valid, proposals.scores
-            named = zip(_TENSORS, (torch.from_numpy(part[rows]) for part in given), strict=True)
-            clicks = Clicks(**dict(named))
+            clicks = Clicks(*(torch.from_numpy(part[rows]).to(self.device) for part in given))
             chosen, scores[rows] = self._choose(embedding.levels, clicks)
             logits[rows] = drawn[rows, chosen]
         return MaskBatch(logits, np.zeros((len(points), 2), np.int64), scores)
@@ -117,11 +116,10 @@ class SapNetSelector:
 
     def _choose(self, levels: Sequence[Tensor], clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and scores (n,) of the chosen proposals; a click of no class takes the one of most evidence."""
-        given = replace(clicks, **{name: getattr(clicks, name).to(self.device) for name in _TENSORS})
-        named, size = given.labels != _NO_CLASS, (self.input_size, self.input_size)
+        named, size = clicks.labels != _NO_CLASS, (self.input_size, self.input_size)
         tried = range(len(self.class_names)) if not named.all() else (0,)
         choices = [
-            self._maps.network.select(levels, replace(given, labels=given.labels.where(named, label)), size)
+            self._maps.network.select(levels, replace(clicks, labels=clicks.labels.where(named, label)), size)
             for label in tried
         ]
         scores, best = torch.stack([one.score for one in choices]).max(dim=0)
@@ -141,7 +139,6 @@ class SapNetSelector:
 
 
 _NO_CLASS = -1
-_TENSORS = ("points", "labels", "image_index", "proposals", "valid", "quality")
 
 
 def _clicks(prompts: PromptBatch) -> np.ndarray:

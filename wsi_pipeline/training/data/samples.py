@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ class SampleInfo:
         class_names: classes of the objects it was made for, sorted.
         licence: of image and labels, as its source states it.
         mpp: µm per px, or None where nobody knows.
-        drawn: digest of the file that says what is there, where one file says it for a whole slide.
+        annotation_digest: of the file that says what is there, where one file says it for a whole slide.
     """
 
     source_id: str
@@ -30,7 +30,7 @@ class SampleInfo:
     class_names: tuple[str, ...]
     licence: str
     mpp: float | None = None
-    drawn: str = field(default="", repr=False)
+    annotation_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

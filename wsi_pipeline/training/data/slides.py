@@ -51,9 +51,11 @@ class Origin:
     split: str = ""
     qupath: QuPathOrigin = "auto"
 
-    def info(self, slide: Slide, name: str, class_names: Sequence[str], mpp: float, drawn: str = "") -> SampleInfo:
+    def info(
+        self, slide: Slide, name: str, class_names: Sequence[str], mpp: float, annotation_digest: str = ""
+    ) -> SampleInfo:
         group, classes = self.group or slide.info.name, tuple(sorted(set(class_names)))
-        return SampleInfo(f"{slide.info.name} {name}", group, self.split, classes, self.licence, mpp, drawn)
+        return SampleInfo(f"{slide.info.name} {name}", group, self.split, classes, self.licence, mpp, annotation_digest)
 
 
 class Annotated(NamedTuple):
